@@ -1,0 +1,64 @@
+"""Names that people type -> files inside one folder, and nowhere else.
+
+ComfyUI servers are reached over the network, so a file name in a prompt is not to be trusted.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def resolve_inside(root: Path, name: str) -> Path:
+    """The real path of ``name``, which must lie below the folder ``root``; the file need not exist.
+
+    Subfolders are allowed. Refused are absolute paths, ``..`` that climbs out, and symbolic links that
+    lead out; a link to another place below ``root`` is followed, and ``root`` itself may be a link.
+
+    Args:
+        root: the only allowed folder.
+        name: a path relative to it.
+
+    Returns:
+        An absolute path without symbolic links.
+
+    Raises:
+        ValueError: ``name`` leads elsewhere, or is no file name; the message names the allowed folder.
+    """
+    if not name or "\0" in name:
+        raise ValueError(f"{name!r} is not a file name: give the name of a file in {root}")
+    if os.path.isabs(name):
+        raise ValueError(f"{name!r} is an absolute path: only files in {root} are allowed, "
+                         f"give a name relative to that folder")
+    try:
+        folder = Path(os.path.realpath(root))
+        path = Path(os.path.realpath(folder / name))
+    except (OSError, ValueError) as error:  # a name that this file system cannot hold
+        raise ValueError(f"{name!r} is not a file name ({error}): give the name of a file in {root}") from error
+    if path == folder:
+        raise ValueError(f"{name!r} is the folder {root} itself: give the name of a file in it")
+    if not path.is_relative_to(folder):
+        raise ValueError(f"{name!r} leads out of {root}: only files in that folder are allowed, "
+                         f"move or copy it there")
+    return path
+
+
+def list_inside(root: Path) -> list[str]:
+    """The names, sorted and with forward slashes, of all files below ``root`` that do not lead out of it.
+
+    Linked folders are not entered, so that a link to a parent cannot loop. A missing folder has no files.
+    """
+    names = []
+    for folder, _, files in os.walk(root):
+        for file in files:
+            name = Path(folder, file).relative_to(root).as_posix()
+            if _leads_inside(root, name):
+                names.append(name)
+    return sorted(names)
+
+
+def _leads_inside(root: Path, name: str) -> bool:
+    try:
+        return resolve_inside(root, name).is_file()
+    except (OSError, ValueError):
+        return False
