@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Random weights of the real shapes: a Stable Diffusion 1.5 checkpoint and an AnimateDiff v3 motion module.
+
+They load like the real files and compute finite numbers, which is all that a numerical check needs, and they
+have to be downloaded from nowhere. 2.9 GB in fp16, made once (under a minute) and kept in ``MOTIONCLONE_MODELS``,
+else ``~/.cache/motionclone``. The shapes of the checkpoint come from ComfyUI's own classes, so the work is
+done by ComfyUI's interpreter; started with another one, this script hands over to it.
+
+A tensor depends on its name and shape only, not on the version of ComfyUI or the order of the keys.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from find_comfyui import ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1  # raise it whenever a number in the files would change
+SEED = 20240608
+
+MOTION_WIDTHS = (320, 640, 1280, 1280)  # of the UNet's levels, from fine to coarse
+MOTION_FRAMES = 32  # length of v3's position encoding
+
+UNET_CONFIG = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "use_temporal_attention": False,
+    "context_dim": 768,
+    "num_heads": 8,
+    "num_head_channels": -1,
+    "legacy": False,
+}
+VAE_CONFIG = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+
+# Plain fan-in scaling would leave the temporal attention almost uniform, the latents of every picture nearly
+# the same and the predicted noise small. These factors bring each of them to the size that trained weights give.
+GAINS = (
+    (r"attention_blocks\.\d\.to_[qk]\.weight$", 2.5),
+    (r"token_embedding\.weight$", 20.0),
+    (r"position_embedding\.weight$", 5.0),
+    (r"first_stage_model\.quant_conv\.weight$", 10.0),
+    (r"first_stage_model\.decoder\.conv_out\.weight$", 2.0),
+    (r"diffusion_model\.out\.2\.weight$", 2.0),
+)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where the two files lie."""
+
+    checkpoint: Path
+    motion_module: Path
+
+    def exist(self) -> bool:
+        return self.checkpoint.is_file() and self.motion_module.is_file()
+
+
+def model_files() -> ModelFiles:
+    """The paths in the cache, whether or not the files are there yet."""
+    named = os.environ.get("MOTIONCLONE_MODELS")
+    folder = Path(named).expanduser().absolute() if named else Path("~/.cache/motionclone").expanduser()
+    return ModelFiles(
+        checkpoint=folder / f"random_sd15_format{FORMAT}.safetensors",
+        motion_module=folder / f"random_v3_sd15_mm_format{FORMAT}.safetensors",
+    )
+
+
+def ensure_models(found: ComfyUI) -> ModelFiles:
+    """The files, made with the interpreter of ``found`` if they are not in the cache.
+
+    Raises:
+        subprocess.CalledProcessError: they could not be made; the output says why.
+    """
+    files = model_files()
+    if not files.exist():
+        here = {"COMFYUI_PATH": str(found.path), "COMFYUI_PYTHON": str(found.python)}
+        subprocess.run([str(found.python), __file__, "--make"], env={**os.environ, **here}, check=True)
+    return files
+
+
+def motion_module_shapes() -> Shapes:
+    """Names and shapes of an AnimateDiff v3 motion module: 2 sites per down block, 3 per up block, none in the middle."""
+    shapes: Shapes = {}
+    for level, width in enumerate(MOTION_WIDTHS):
+        for site in range(2):
+            shapes |= _site_shapes(f"down_blocks.{level}.motion_modules.{site}", width)
+        for site in range(3):
+            shapes |= _site_shapes(f"up_blocks.{3 - level}.motion_modules.{site}", width)
+    return shapes
+
+
+def _site_shapes(site: str, c: int) -> Shapes:
+    root = f"{site}.temporal_transformer"
+    block = f"{root}.transformer_blocks.0"
+    shapes: Shapes = {
+        **_affine(f"{root}.norm", c),
+        **_affine(f"{root}.proj_in", c, c),
+        **_affine(f"{block}.ff.net.0.proj", 8 * c, c),
+        **_affine(f"{block}.ff.net.2", c, 4 * c),
+        **_affine(f"{block}.ff_norm", c),
+        **_affine(f"{root}.proj_out", c, c),
+    }
+    for index in range(2):
+        attention = f"{block}.attention_blocks.{index}"
+        shapes |= {f"{attention}.to_{letter}.weight": (c, c) for letter in "qkv"}
+        shapes |= _affine(f"{attention}.to_out.0", c, c)
+        shapes |= _affine(f"{block}.norms.{index}", c)
+        shapes[f"{attention}.pos_encoder.pe"] = (1, MOTION_FRAMES, c)
+    return shapes
+
+
+def _affine(name: str, *weight: int) -> Shapes:
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+
+
+def checkpoint_shapes(comfyui: Path) -> Shapes:
+    """Names and shapes of an SD 1.5 checkpoint, read off ComfyUI's own classes on the meta device."""
+    sys.path.insert(0, str(comfyui))
+    from comfy.cli_args import args
+
+    args.cpu = True  # without it ComfyUI asks for a GPU while it is imported
+    import comfy.clip_model
+    import comfy.ops
+    import torch
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    ops = comfy.ops.disable_weight_init
+    clip_config = json.loads((comfyui / "comfy" / "sd1_clip_config.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        parts = {
+            "model.diffusion_model.": UNetModel(**UNET_CONFIG, operations=ops),
+            "first_stage_model.": AutoencoderKL(ddconfig=VAE_CONFIG, embed_dim=4),
+            "cond_stage_model.transformer.": comfy.clip_model.CLIPTextModel(clip_config, None, "meta", ops),
+        }
+    named = {p + k: tuple(v.shape) for p, part in parts.items() for k, v in part.state_dict().items()}
+    # SD 1.5 checkpoints have no text projection, and ComfyUI would not look for it under this name.
+    return {k: s for k, s in named.items() if "text_projection" not in k}
+
+
+def random_weights(shapes: Shapes) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each tensor in fp16: scaled by its fan-in, norms as the identity, biases zero, sinusoidal positions."""
+    import torch
+
+    for name, shape in shapes.items():
+        if name.endswith("pos_encoder.pe"):
+            value = _sinusoids(*shape)
+        elif len(shape) == 1:
+            value = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+        else:
+            generator = torch.Generator().manual_seed(SEED ^ zlib.crc32(name.encode()))
+            bound = _gain(name) / math.sqrt(math.prod(shape[1:]))
+            value = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+        yield name, value.half().contiguous()
+
+
+def _gain(name: str) -> float:
+    return next((gain for pattern, gain in GAINS if re.search(pattern, name)), 1.0)
+
+
+def _sinusoids(batch: int, frames: int, width: int) -> torch.Tensor:
+    """The position encoding of "Attention Is All You Need" (section 3.5), shape (batch, frames, width)."""
+    import torch
+
+    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angle = torch.arange(frames)[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(1, frames, width).repeat(batch, 1, 1)
+
+
+def write_safetensors(path: Path, shapes: Shapes) -> None:
+    """Fills and writes one file; a reader never sees half of it."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(dict(random_weights(shapes)), part, metadata={"random_weights_format": str(FORMAT)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def make_models(comfyui: Path) -> None:
+    """Writes whichever of the two files is not in the cache. Runs under ComfyUI's interpreter."""
+    files = model_files()
+    if not files.motion_module.is_file():
+        write_safetensors(files.motion_module, motion_module_shapes())
+    if not files.checkpoint.is_file():
+        write_safetensors(files.checkpoint, checkpoint_shapes(comfyui))
+
+
+def main() -> int:
+    try:
+        found = find_comfyui()
+        check_interpreter(found)
+    except ComfyUINotFound as error:
+        print(error, file=sys.stderr)
+        return 1
+    if "--make" in sys.argv[1:]:
+        make_models(found.path)
+        return 0
+    files = ensure_models(found)
+    print(f"checkpoint: {files.checkpoint}")
+    print(f"motion module: {files.motion_module}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

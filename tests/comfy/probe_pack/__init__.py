@@ -1,0 +1,96 @@
+"""Nodes that only the tests use: inputs that need no file, outputs that a test can read, and faults on request."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import folder_paths
+import safetensors.torch
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+
+CATEGORY = "MotionClone/probes"
+
+
+class ProbeClip:
+    """A bright square that moves over a fixed random background: IMAGE (frames, height, width, 3)."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "frames": ("INT", {"default": 8, "min": 1, "max": 512}),
+                "width": ("INT", {"default": 128, "min": 8, "max": 2048}),
+                "height": ("INT", {"default": 128, "min": 8, "max": 2048}),
+                "seed": ("INT", {"default": 0, "min": 0, "max": 2**32}),
+            }
+        }
+
+    def execute(self, frames, width, height, seed):
+        coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        background = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].movedim(0, -1)
+        images = background.expand(frames, -1, -1, -1).clone()
+        side = max(1, min(width, height) // 4)
+        for index in range(frames):
+            left = (width - side) * index // max(1, frames - 1)
+            images[index, side : 2 * side, left : left + side] = torch.tensor([1.0, 0.9, 0.1])
+        return (images,)
+
+
+class ProbeSave:
+    """Writes a LATENT or IMAGE as float32 safetensors (key ``value``), at full precision."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"name": ("STRING", {"default": "probe"})},
+            "optional": {"latent": ("LATENT",), "image": ("IMAGE",)},
+        }
+
+    def execute(self, name, latent=None, image=None):
+        value = latent["samples"] if latent is not None else image
+        filename = f"{os.path.basename(name)}.safetensors"
+        path = os.path.join(folder_paths.get_output_directory(), filename)
+        safetensors.torch.save_file({"value": value.detach().cpu().float().contiguous()}, path)
+        return {"ui": {"files": [{"filename": filename, "subfolder": "", "type": "output"}]}}
+
+
+class ProbeFail:
+    """Raises while it runs."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"message": ("STRING", {"default": "asked to fail"})}}
+
+    def execute(self, message):
+        raise ValueError(message)
+
+
+class ProbeWait:
+    """Runs until it is interrupted, for ``seconds`` at most. Logs "probe waits" when it begins."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seconds": ("FLOAT", {"default": 60.0, "min": 0.0, "max": 3600.0})}}
+
+    def execute(self, seconds):
+        logging.info("probe waits")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            throw_exception_if_processing_interrupted()
+            time.sleep(0.05)
+        return {"ui": {"text": ["waited to the end"]}}
+
+
+PROBES = (ProbeClip, ProbeSave, ProbeFail, ProbeWait)
+NODE_CLASS_MAPPINGS = {f"MotionClone{probe.__name__}": probe for probe in PROBES}
