@@ -28,8 +28,9 @@ def resolve_inside(root: Path, name: str) -> Path:
     if not name or "\0" in name:
         raise ValueError(f"{name!r} is not a file name: give the name of a file in {root}")
     if os.path.isabs(name):
-        raise ValueError(f"{name!r} is an absolute path: only files in {root} are allowed, "
-                         f"give a name relative to that folder")
+        raise ValueError(
+            f"{name!r} is an absolute path: only files in {root} are allowed, give a name relative to that folder"
+        )
     try:
         folder = Path(os.path.realpath(root))
         path = Path(os.path.realpath(folder / name))
@@ -38,8 +39,7 @@ def resolve_inside(root: Path, name: str) -> Path:
     if path == folder:
         raise ValueError(f"{name!r} is the folder {root} itself: give the name of a file in it")
     if not path.is_relative_to(folder):
-        raise ValueError(f"{name!r} leads out of {root}: only files in that folder are allowed, "
-                         f"move or copy it there")
+        raise ValueError(f"{name!r} leads out of {root}: only files in that folder are allowed, move or copy it there")
     return path
 
 
