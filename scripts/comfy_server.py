@@ -1,8 +1,8 @@
 """A ComfyUI server of one's own, driven over HTTP: for the tests and the demo. Standard library only.
 
-``ComfyServer`` starts ComfyUI's ``main.py`` with a base directory made for the occasion, so that nothing of the
-user's installation is written to: its custom nodes are links to this pack, AnimateDiff-Evolved and whatever else
-is asked for, its models are links too. ``Graph`` writes prompts, ``Result`` says how one ended::
+``ComfyServer`` starts ComfyUI's ``main.py`` with a base directory made for the occasion, so that nothing of
+the user's installation is written to: its custom nodes are links to this pack, AnimateDiff-Evolved and whatever
+else is asked for, its models are links too. ``Graph`` writes prompts, ``Result`` says how one ended::
 
     with ComfyServer(find_comfyui(), models={"checkpoints": [path]}) as server:
         graph = Graph()
@@ -36,8 +36,9 @@ from find_comfyui import PACK, ComfyUI, check_interpreter
 
 PACK_NAME = "ComfyUI-MotionClone"
 OTHER_PACKS = ("Advanced-ControlNet", "VideoHelperSuite")
-FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints", "models/animatediff_models")
-NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "venv", "demo_output", "models_cache")
+MODEL_FOLDERS = ("checkpoints", "animatediff_models")
+FOLDERS = ("custom_nodes", "input", "output", "temp", "user", *(f"models/{name}" for name in MODEL_FOLDERS))
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "venv", "demo_output", "models_cache")
 TAIL = 60  # lines of the log shown when something fails
 
 Prompt = dict[str, dict[str, Any]]
@@ -75,14 +76,14 @@ class Graph:
         self._prompt: Prompt = {}
 
     def add(self, class_type: str, **inputs: Any) -> Node:
-        """Adds a node; an input is a value or another node's output (``node[0]``; a bare ``node`` is its output 0)."""
+        """Adds a node; an input is a value or an output (``node[1]``; a bare ``node`` is its output 0)."""
         node = Node(str(len(self._prompt) + 1), class_type)
-        given = {name: value[0] if isinstance(value, Node) else value for name, value in inputs.items()}
-        self._prompt[node.id] = {"class_type": class_type, "inputs": given}
+        self._prompt[node.id] = {"class_type": class_type, "inputs": {}}
+        self.set(node, **inputs)
         return node
 
     def set(self, node: Node, **inputs: Any) -> None:
-        """Replaces inputs of a node that was added before."""
+        """Sets inputs of a node that was added before."""
         given = {name: value[0] if isinstance(value, Node) else value for name, value in inputs.items()}
         self._prompt[node.id]["inputs"].update(given)
 
@@ -124,9 +125,9 @@ class Result:
         return self.outputs[node.id if isinstance(node, Node) else node]
 
     def files(self) -> list[dict[str, Any]]:
-        """Every file that any node reported: ``filename``, ``subfolder`` and ``type``, as ``view`` takes them."""
-        lists = (items for output in self.outputs.values() for items in output.values() if isinstance(items, list))
-        return [item for items in lists for item in items if isinstance(item, dict) and "filename" in item]
+        """Every file that any node reported (``filename``, ``subfolder``, ``type``), as ``view`` takes it."""
+        items = (item for output in self.outputs.values() for value in output.values() for item in _items(value))
+        return [item for item in items if isinstance(item, dict) and "filename" in item]
 
 
 class ComfyServer:
@@ -222,10 +223,8 @@ class ComfyServer:
         return [*fixed, "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *self._args]
 
     def _environment(self) -> dict[str, str]:
-        wanted = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **self._env}
-        for name in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME"):  # ours, not ComfyUI's
-            wanted.setdefault(name, None)
-            wanted[name] = self._env.get(name)
+        ours = dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))  # of this interpreter, not ComfyUI's
+        wanted = {**os.environ, **ours, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **self._env}
         return {name: value for name, value in wanted.items() if value is not None}
 
     def _answers(self) -> bool:
@@ -396,7 +395,7 @@ class ComfyServer:
 
 def _result(prompt_id: str, entry: Mapping[str, Any], log: str) -> Result:
     status = entry.get("status") or {}
-    messages = {name: data for name, data in status.get("messages", [])}
+    messages = dict(status.get("messages", []))
     error = messages.get("execution_error", {})
     interrupted = messages.get("execution_interrupted", {})
     return Result(
@@ -409,6 +408,10 @@ def _result(prompt_id: str, entry: Mapping[str, Any], log: str) -> Result:
         cached=frozenset(messages.get("execution_cached", {}).get("nodes", [])),
         log=log,
     )
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _link(source: Path, target: Path) -> None:

@@ -64,7 +64,7 @@ def find_comfyui() -> ComfyUI:
 
 
 def missing_modules(python: Path) -> tuple[list[str], list[str]]:
-    """What ``python`` cannot import: modules that ComfyUI needs, then this pack's requirements by their pip names."""
+    """What ``python`` cannot import: modules ComfyUI needs, then this pack's requirements (pip's names)."""
     names = [*HOST_MODULES, *PACK_MODULES]
     code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
     done = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=False)
@@ -83,8 +83,9 @@ def check_interpreter(found: ComfyUI) -> None:
     host, pack = missing_modules(found.python)
     if host:
         raise ComfyUINotFound(
-            f"{found.python} cannot run ComfyUI: it lacks {', '.join(host)}. Set COMFYUI_PYTHON to the interpreter"
-            f' of {found.path}, or run: "{found.python}" -m pip install -r "{found.path / "requirements.txt"}"'
+            f"{found.python} cannot run ComfyUI: it lacks {', '.join(host)}. Set COMFYUI_PYTHON to the"
+            f" interpreter of {found.path}, or run:"
+            f' "{found.python}" -m pip install -r "{found.path / "requirements.txt"}"'
         )
     if pack:
         raise ComfyUINotFound(
@@ -131,7 +132,8 @@ def _pack_dirs(path: Path) -> list[Path]:
     folder = path / "custom_nodes"
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if (p / "__init__.py").is_file() and not p.name.endswith(".disabled"))
+    packs = (p for p in folder.iterdir() if (p / "__init__.py").is_file())
+    return sorted(p for p in packs if not p.name.endswith(".disabled"))
 
 
 def _describe(path: Path) -> ComfyUI:
@@ -146,9 +148,10 @@ def _interpreter(path: Path) -> Path:
     if named:
         program = shutil.which(os.path.expanduser(named))
         if program is None:
-            raise ComfyUINotFound(f"COMFYUI_PYTHON={named} is not a program. Set it to ComfyUI's interpreter.")
+            raise ComfyUINotFound(f"COMFYUI_PYTHON={named} is no program. Set it to ComfyUI's interpreter.")
         return Path(program).absolute()
-    inside = (path / env / program for env in (".venv", "venv") for program in ("bin/python", "Scripts/python.exe"))
+    programs = ("bin/python", "Scripts/python.exe")
+    inside = (path / env / program for env in (".venv", "venv") for program in programs)
     # Not resolved: a virtual environment is found through the link's own place.
     return next((p for p in inside if p.is_file()), Path(sys.executable))
 

@@ -2,9 +2,9 @@
 """Random weights of the real shapes: a Stable Diffusion 1.5 checkpoint and an AnimateDiff v3 motion module.
 
 They load like the real files and compute finite numbers, which is all that a numerical check needs, and they
-have to be downloaded from nowhere. 2.9 GB in fp16, made once (under a minute) and kept in ``MOTIONCLONE_MODELS``,
-else ``~/.cache/motionclone``. The shapes of the checkpoint come from ComfyUI's own classes, so the work is
-done by ComfyUI's interpreter; started with another one, this script hands over to it.
+have to be downloaded from nowhere. 2.9 GB in fp16, made once (under a minute) and kept in
+``MOTIONCLONE_MODELS``, else ``~/.cache/motionclone``. The shapes of the checkpoint come from ComfyUI's own
+classes, so the work is done by ComfyUI's interpreter; started with another one, this script hands over to it.
 
 A tensor depends on its name and shape only, not on the version of ComfyUI or the order of the keys.
 """
@@ -66,7 +66,7 @@ VAE_CONFIG = {
 }
 
 # Plain fan-in scaling would leave the temporal attention almost uniform, the latents of every picture nearly
-# the same and the predicted noise small. These factors bring each of them to the size that trained weights give.
+# the same and the predicted noise small. These factors bring each to about the size that trained weights give.
 GAINS = (
     (r"attention_blocks\.\d\.to_[qk]\.weight$", 2.5),
     (r"token_embedding\.weight$", 20.0),
@@ -114,7 +114,7 @@ def ensure_models(found: ComfyUI) -> ModelFiles:
 
 
 def motion_module_shapes() -> Shapes:
-    """Names and shapes of an AnimateDiff v3 motion module: 2 sites per down block, 3 per up block, none in the middle."""
+    """Names and shapes of an AnimateDiff v3 motion module: 2 sites a down block, 3 an up block, no middle."""
     shapes: Shapes = {}
     for level, width in enumerate(MOTION_WIDTHS):
         for site in range(2):

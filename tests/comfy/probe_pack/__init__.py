@@ -1,4 +1,4 @@
-"""Nodes that only the tests use: inputs that need no file, outputs that a test can read, and faults on request."""
+"""Nodes that only the tests use: inputs that need no file, outputs a test can read, faults on request."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ProbeClip:
 
     def execute(self, frames, width, height, seed):
         coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-        background = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].movedim(0, -1)
-        images = background.expand(frames, -1, -1, -1).clone()
+        smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+        images = smooth[0].movedim(0, -1).expand(frames, -1, -1, -1).clone()
         side = max(1, min(width, height) // 4)
         for index in range(frames):
             left = (width - side) * index // max(1, frames - 1)

@@ -1,0 +1,69 @@
+# make help says what there is. All paths are relative, so that the folder's own path may hold spaces.
+
+VENV := .venv-dev
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+RESULTS := .test-results
+
+# The newest of the supported versions that has what a virtual environment needs; lazy, asked only when one is made.
+SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 python; do \
+	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help test test-unit test-comfy run-comfy demo bench lint clean
+
+help:
+	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"
+	@echo "make test-unit   unit tests: neither ComfyUI nor a GPU"
+	@echo "make test-comfy  only the ComfyUI tests; fails if there is no ComfyUI"
+	@echo "make demo        the example workflow through a real ComfyUI (VIDEO=clip.mp4 for your own reference)"
+	@echo "make bench       cost of a guided step beside an unguided one"
+	@echo "make lint        ruff"
+	@echo "make clean       removes the environment, caches and results"
+	@echo
+	@echo "PYTHON=...         the Python (3.10 to 3.13) of the development environment in $(VENV)"
+	@echo "COMFYUI_PATH=...   ComfyUI's folder (else where this pack is installed, else ~/comfy/ComfyUI)"
+	@echo "COMFYUI_PYTHON=... its interpreter (else .venv or venv inside it)"
+	@echo "ARGS=...           further arguments of pytest, the demo or the benchmark"
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.10 to 3.13 with venv and pip was found. Install one (on Debian and Ubuntu:" >&2; \
+		echo "apt install python3 python3-venv), or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
+	@if ! "$(PYTHON)" -c '$(SUITS)' >/dev/null 2>&1; then \
+		echo "$(PYTHON) is not a Python 3.10 to 3.13 with venv and pip." >&2; exit 1; fi
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+test: test-unit
+	@if reason="$$($(PY) scripts/find_comfyui.py 2>&1)"; then $(MAKE) --no-print-directory run-comfy; else \
+		echo; echo "$$reason"; echo; \
+		echo "ComfyUI tests: NOT RUN (only ruff and the unit tests were). To run them, install ComfyUI with" \
+			"ComfyUI-AnimateDiff-Evolved and set COMFYUI_PATH; the reason is above."; fi
+
+test-unit: lint
+	@mkdir -p $(RESULTS)
+	$(PY) -m pytest tests/unit --junitxml=$(RESULTS)/unit.xml $(ARGS)
+
+test-comfy: $(STAMP)
+	@$(PY) scripts/find_comfyui.py
+	@$(MAKE) --no-print-directory run-comfy
+
+run-comfy: $(STAMP)
+	@mkdir -p $(RESULTS)
+	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy --junitxml=$(RESULTS)/comfy.xml $(ARGS)
+
+demo: $(STAMP)
+	$(PY) scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
+
+bench: $(STAMP)
+	$(PY) scripts/bench.py $(ARGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf $(VENV) $(RESULTS) demo_output bench_output .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
