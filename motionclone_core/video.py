@@ -113,6 +113,7 @@ def read_frames(
     ``start``, ``duration`` and ``fps``; the frames are evenly spaced by their number. Pictures are
     scaled to cover ``width`` x ``height`` and what hangs over is cut off equally on both sides.
     What OpenCV's FFmpeg decodes is read, animated GIF among it, animated WebP not.
+    A cut MPEG transport stream does not show that it was cut, so its last frame may be damaged.
 
     Args:
         path: a video file.
@@ -301,14 +302,23 @@ def _frames_between(timeline: _Timeline, name: str, start: float, end: float) ->
 
 def _check_whole(timeline: _Timeline, name: str, end: float) -> None:
     """Refuse a file that breaks off before ``end`` far from where its header says it does."""
-    sound, promised = len(timeline.times), timeline.promised
-    slack = max(_COUNT_SLACK_FRAMES, math.ceil(promised * _COUNT_SLACK)) + _DOUBTFUL_FRAMES * timeline.cut
-    if sound + slack < promised and timeline.length < end - _TIME_SLACK:
+    if timeline.cut:
+        _log.warning("%s is cut off; its last %d frames are left out, as they may be damaged", name, _DOUBTFUL_FRAMES)
+    if _breaks_off(timeline) and timeline.length < end - _TIME_SLACK:
         usable = math.floor((timeline.length + _TIME_SLACK) * 100) / 100
         raise TruncatedVideoError(
-            f"{name} breaks off: its header promises {promised} frames and {sound} can be used; "
-            f"copy or upload it again, or ask for a part that ends by {usable:g} s"
+            f"{name} breaks off: its header promises {timeline.promised} frames and {len(timeline.times)} can be "
+            f"used; copy or upload it again, or ask for a part that ends by {usable:g} s"
         )
+
+
+def _breaks_off(timeline: _Timeline) -> bool:
+    sound, promised = len(timeline.times), timeline.promised
+    slack = max(_COUNT_SLACK_FRAMES, math.ceil(promised * _COUNT_SLACK))
+    if timeline.cut:
+        return sound + _DOUBTFUL_FRAMES + slack < promised
+    # Where a header holds no count, OpenCV takes duration times rate, too much for a variable rate.
+    return sound + slack < promised and timeline.length < (promised - slack) / timeline.fps
 
 
 def _too_few(timeline: _Timeline, name: str, first: int, stop: int, frames: int) -> str:

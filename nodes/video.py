@@ -126,5 +126,7 @@ def _videos_in_input() -> list[str]:
 
 def _file_of(video: str) -> Path:
     """The file of an annotated name; `ValueError` if it lies outside of the folder that it names."""
+    if not isinstance(video, str):  # a drop-down's value is not checked by ComfyUI once a node validates it
+        raise ValueError(f"{video!r} is not a file name: give the name of a video")
     name, folder = folder_paths.annotated_filepath(video)
     return resolve_inside(Path(folder or folder_paths.get_input_directory()), name)
