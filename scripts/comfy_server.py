@@ -1,7 +1,7 @@
 """A ComfyUI server of one's own, driven over HTTP: for the tests and the demo. Standard library only.
 
 ``ComfyServer`` starts ComfyUI's ``main.py`` with a base directory made for the occasion, so that nothing of
-the user's installation is written to: its custom nodes are links to this pack, AnimateDiff-Evolved and whatever
+the user's installation is written to: its custom nodes are links to this pack, AnimateDiff-Evolved and what
 else is asked for, its models are links too. ``Graph`` writes prompts, ``Result`` says how one ended::
 
     with ComfyServer(find_comfyui(), models={"checkpoints": [path]}) as server:
@@ -126,7 +126,8 @@ class Result:
 
     def files(self) -> list[dict[str, Any]]:
         """Every file that any node reported (``filename``, ``subfolder``, ``type``), as ``view`` takes it."""
-        items = (item for output in self.outputs.values() for value in output.values() for item in _items(value))
+        values = (value for output in self.outputs.values() for value in output.values())
+        items = (item for value in values for item in _items(value))
         return [item for item in items if isinstance(item, dict) and "filename" in item]
 
 
@@ -223,7 +224,7 @@ class ComfyServer:
         return [*fixed, "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *self._args]
 
     def _environment(self) -> dict[str, str]:
-        ours = dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))  # of this interpreter, not ComfyUI's
+        ours = dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))  # meant for this interpreter
         wanted = {**os.environ, **ours, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **self._env}
         return {name: value for name, value in wanted.items() if value is not None}
 

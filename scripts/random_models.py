@@ -66,7 +66,7 @@ VAE_CONFIG = {
 }
 
 # Plain fan-in scaling would leave the temporal attention almost uniform, the latents of every picture nearly
-# the same and the predicted noise small. These factors bring each to about the size that trained weights give.
+# the same and the predicted noise small. These factors bring each near the size that trained weights give.
 GAINS = (
     (r"attention_blocks\.\d\.to_[qk]\.weight$", 2.5),
     (r"token_embedding\.weight$", 20.0),
