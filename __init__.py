@@ -1,0 +1,15 @@
+"""ComfyUI-MotionClone: clone the motion of a reference video into a new one, without training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comfy_api.latest import ComfyExtension
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """What ComfyUI calls to learn of the nodes; imports them only then."""
+    from .nodes.extension import MotionCloneExtension
+
+    return MotionCloneExtension()

@@ -1,0 +1,1 @@
+"""MotionClone (arXiv 2406.05338) without any host: representation, energy, guidance, extraction."""

@@ -1,0 +1,200 @@
+"""Motion guidance: energy to gradient to a corrected ``denoised`` (paper, Eq. 2 and §3.4).
+
+Shapes used here:
+    b   batch entries of a model call      f   frames      c, h, w   a latent's channels and size
+    r   rows of a tap: b times its positions, batch entries outermost
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .energy import tap_energy
+from .hosts.base import Gradient, ModelIdentity, VideoSize
+from .representation import Crop, MotionRepresentation, RepresentationMismatchError, TapRepresentation
+from .schedule import UPDATE_RULES, GuidanceWindow, Preset, UpdateRule
+from .taps import execution_order
+
+DEFAULT_WEIGHT = 2000.0
+
+
+def corrected_denoised(
+    denoised: Tensor,
+    gradient: Tensor,
+    *,
+    strength: float,
+    sigma: float,
+    sigma_next: float,
+    rule: UpdateRule = "published",
+) -> Tensor:
+    """Fold one guidance step into the predicted clean latent, so that no sampler is edited.
+
+    With ``delta = strength * sigma * gradient`` (the gradient by x = z * sqrt(1 + sigma^2)):
+
+    - ``published``: delta joins the noise of DDIM's "direction to x_t" alone, which moves the next
+      latent by ``-sigma_next * delta``. An Euler step, x + (x - denoised) / sigma * (sigma_next - sigma),
+      moves it by just that if ``denoised`` falls by ``delta * sigma * sigma_next / (sigma - sigma_next)``.
+    - ``paper``: Eq. 2 to the letter, delta in the predicted noise everywhere:
+      ``denoised`` falls by ``sigma * delta``.
+
+    Args:
+        denoised: predicted z_0, any shape.
+        gradient: of the energy by x, same shape.
+        strength: lambda * w_i.
+        sigma: of this step; positive.
+        sigma_next: of the next one, smaller.
+        rule: which of the two.
+
+    Raises:
+        ValueError: the rule is unknown, or sigma_next is not below sigma.
+    """
+    if rule not in UPDATE_RULES:
+        raise ValueError(f"update rule {rule!r} is unknown: choose one of {', '.join(UPDATE_RULES)}")
+    if not 0.0 <= sigma_next < sigma:
+        raise ValueError(f"guidance needs a falling noise level, but sigma goes from {sigma} to {sigma_next}")
+    span = sigma_next / (sigma - sigma_next) if rule == "published" else 1.0
+    return denoised - (strength * sigma * sigma * span) * gradient.to(denoised)
+
+
+@dataclass(frozen=True)
+class MotionGuidance:
+    """Guides a run by one representation (a `hosts.base.Guide`).
+
+    Attributes:
+        representation: the motion to follow.
+        weight: lambda.
+        window: which steps, and the ramps.
+        update_rule: see `corrected_denoised`.
+    """
+
+    representation: MotionRepresentation
+    weight: float = DEFAULT_WEIGHT
+    window: GuidanceWindow = field(default_factory=GuidanceWindow)
+    update_rule: UpdateRule = "published"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight) or self.weight < 0:
+            raise ValueError(f"weight is {self.weight}: it must be a number of at least 0 (0 is off)")
+        if self.update_rule not in UPDATE_RULES:
+            raise ValueError(
+                f"update rule {self.update_rule!r} is unknown: choose one of {', '.join(UPDATE_RULES)}"
+            )
+
+    @classmethod
+    def of(
+        cls, representation: MotionRepresentation, preset: Preset, update_rule: UpdateRule = "published"
+    ) -> MotionGuidance:
+        """Guidance with a preset's weight, guided steps and ramps."""
+        window = GuidanceWindow(0, preset.guided_steps, preset.warm_up, preset.cool_down)
+        return cls(representation, preset.weight, window, update_rule)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return tuple(sorted(self.representation.taps, key=execution_order))
+
+    def require(self, model: ModelIdentity, video: VideoSize) -> None:
+        """Check that the representation fits the model and the video; see `hosts.base.Guide`."""
+        _require_model(self.representation, model)
+        self.representation.require_video(video.frames, (video.height, video.width))
+
+    def strength(self, step: int, total_steps: int) -> float:
+        """lambda * w_i."""
+        return self.weight * self.window.ramp(step, total_steps)
+
+    def observer(self, x: Tensor, crops: Sequence[Crop]) -> EnergyGradient:
+        """The observer of one guided model call; see `hosts.base.Guide`."""
+        size = self.representation.latent_size
+        targets = {
+            name: [self.representation.taps[name].cropped(crop, size).to(x.device) for crop in crops]
+            for name in self.taps
+        }
+        return EnergyGradient(x, targets)
+
+    def correct(
+        self, denoised: Tensor, gradient: Tensor, *, strength: float, sigma: float, sigma_next: float
+    ) -> Tensor:
+        """`corrected_denoised` by this guidance's rule."""
+        return corrected_denoised(
+            denoised, gradient, strength=strength, sigma=sigma, sigma_next=sigma_next, rule=self.update_rule
+        )
+
+
+def _require_model(representation: MotionRepresentation, model: ModelIdentity) -> None:
+    made_with = representation.provenance.architecture
+    if made_with and made_with != model.architecture:
+        raise RepresentationMismatchError(
+            f"the motion representation was made with {made_with}, this model is {model.architecture}: "
+            f"extract it again with this model"
+        )
+    for name, tap in representation.taps.items():
+        if name not in model.heads:
+            raise RepresentationMismatchError(
+                f"the motion representation reads {name}, which this model does not have "
+                f"(it has {', '.join(model.heads)}): extract it again with this model"
+            )
+        if tap.heads != model.heads[name]:
+            raise RepresentationMismatchError(
+                f"the motion representation has {tap.heads} heads at {name}, this model has "
+                f"{model.heads[name]}: extract it again with this model"
+            )
+
+
+class EnergyGradient:
+    """Sums the energy of the taps of one model call and takes its gradient at the last of them.
+
+    From there on nothing is recorded: `observe` turns autograd off, and whoever called the model under
+    ``torch.enable_grad()`` gets it back when that block ends. The backward pass thus starts as early as
+    it can, and the rest of the network costs what it costs without guidance.
+    """
+
+    def __init__(self, x: Tensor, targets: dict[str, list[TapRepresentation]]) -> None:
+        self._x = x
+        self._targets = targets
+        self._energies: list[list[Tensor]] = []
+        self._gradient: Tensor | None = None
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return tuple(self._targets)
+
+    def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
+        """Add one tap's energy; at the last tap take the gradient and stop recording."""
+        targets = self._targets[tap]
+        _require_shape(tap, q, targets)
+        entries = zip(q.chunk(len(targets)), k.chunk(len(targets)), targets, strict=True)
+        self._energies.append([tap_energy(q_b, k_b, heads, t.values, t.indices) for q_b, k_b, t in entries])
+        if len(self._energies) == len(self._targets):
+            self._take_gradient()
+
+    def result(self) -> Gradient:
+        """See `hosts.base.GradientObserver`."""
+        if self._gradient is None:
+            seen = len(self._energies)
+            raise ValueError(
+                f"the model reached {seen} of {len(self._targets)} guided layers: a motion module's effect "
+                f"or scale of 0, or another patch, leaves the rest out"
+            )
+        energies = tuple(float(sum(entry)) for entry in zip(*self._energies, strict=True))
+        return Gradient(self._gradient, energies)
+
+    def _take_gradient(self) -> None:
+        # Batch entries do not see one another, so the gradient of the sum holds each entry's own.
+        total = torch.stack([energy for tap in self._energies for energy in tap]).sum()
+        (self._gradient,) = torch.autograd.grad(total, self._x)
+        self._energies = [[energy.detach() for energy in tap] for tap in self._energies]
+        torch.set_grad_enabled(False)
+
+
+def _require_shape(tap: str, q: Tensor, targets: Sequence[TapRepresentation]) -> None:
+    rows, frames = sum(target.values.shape[0] for target in targets), targets[0].frames
+    if q.shape[0] != rows or q.shape[1] != frames:
+        raise RepresentationMismatchError(
+            f"{tap} works on {q.shape[1]} frames and {q.shape[0]} positions, the motion representation has "
+            f"{frames} frames and {rows} positions there: sample at the size it was made at, and without "
+            f"sliding context windows or views"
+        )

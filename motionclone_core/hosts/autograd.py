@@ -1,0 +1,60 @@
+"""Gradients through a network whose weights autograd would refuse.
+
+ComfyUI runs nodes under ``torch.inference_mode()``. Weights, conditioning and masks made there are
+inference tensors, which cannot be saved for a backward pass, not even after the mode is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_ATTRIBUTE_ACCESS = ("__get__", "__set__", "__delete__")
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """The same memory as a tensor that autograd takes as a constant; no copy."""
+    if tensor.is_inference():
+        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
+        return tensor.detach()
+    return tensor
+
+
+def _each(argument: Any) -> Any:  # noqa: ANN401 - whatever a torch function takes
+    if type(argument) in _PLAIN:
+        return _ordinary(argument)
+    if type(argument) in (list, tuple):
+        return type(argument)(_each(item) for item in argument)
+    return argument
+
+
+class ConstantWeights(TorchFunctionMode):
+    """Hands every torch function ordinary aliases of the inference tensors and parameters it is given.
+
+    The network itself is not touched, so there is nothing to put back: weights that are reloaded, patched
+    or cast while the mode is on are met when they are used. No gradient by a weight is ever recorded.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        # Reading or setting an attribute must reach the tensor itself, not an alias of it.
+        if getattr(func, "__name__", None) in _ATTRIBUTE_ACCESS:
+            return func(*args, **kwargs)
+        return func(*_each(args), **{name: _each(value) for name, value in kwargs.items()})
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Record gradients here, whatever the caller's mode; weights count as constants."""
+    with torch.inference_mode(False), torch.enable_grad(), ConstantWeights():
+        yield

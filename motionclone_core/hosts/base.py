@@ -1,0 +1,126 @@
+"""What hosts, observers and guides owe one another.
+
+A *host* runs a model and, at each tap, hands the queries and keys to an *observer*. A *guide* says how
+strongly each step is guided, gives the observer that takes the gradient, and corrects ``denoised``. A
+host that samples knows a guide only by the protocol below, a guide knows nothing of any host.
+
+Shapes used here:
+    r   rows: batch entries of the call times the tap's positions, batch entries outermost
+    f   frames      n   heads      d   channels per head      c, h, w   a latent's channels and size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..representation import Crop
+
+
+class StopForward(Exception):  # noqa: N818 - a signal, no error
+    """Raised by an observer that has what it came for: the host ends the model call."""
+
+
+class UnsupportedModelError(ValueError):
+    """The model is not one that a host can tap."""
+
+
+@dataclass(frozen=True)
+class VideoSize:
+    """Frames, and height and width in latent cells, of the video that a run samples."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a representation must agree on with a model.
+
+    Attributes:
+        architecture: model family and base, such as ``animatediff/SD1.5``.
+        fingerprint: of the motion module's weights.
+        heads: number of heads of each tap, by tap name, in the order of execution.
+    """
+
+    architecture: str
+    fingerprint: str
+    heads: Mapping[str, int]
+
+
+class AttentionObserver(Protocol):
+    """Watches the taps of one model call."""
+
+    @property
+    def taps(self) -> Sequence[str]:
+        """The taps to be handed, in the order of execution."""
+        ...
+
+    def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
+        """Receive one tap's queries and keys, ``[r, f, n * d]``; may raise `StopForward`."""
+        ...
+
+
+class GradientObserver(AttentionObserver, Protocol):
+    """Takes the gradient of an energy while the network runs, at the last tap."""
+
+    def result(self) -> Gradient:
+        """The gradient, once the model call is over.
+
+        Raises:
+            ValueError: the model call never reached a tap.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The energy of each batch entry of a model call, and its gradient by the call's input.
+
+    Attributes:
+        value: same shape as the input x, ``[b * f, c, h, w]``, float32.
+        energies: one per batch entry.
+    """
+
+    value: Tensor
+    energies: tuple[float, ...]
+
+
+class Guide(Protocol):
+    """Guidance as a sampling host sees it."""
+
+    @property
+    def taps(self) -> Sequence[str]:
+        """The taps that the energy reads, in the order of execution."""
+        ...
+
+    def require(self, model: ModelIdentity, video: VideoSize) -> None:
+        """Check that model and video fit, before anything is sampled.
+
+        Raises:
+            RepresentationMismatchError: they do not; the message says both sides.
+        """
+        ...
+
+    def strength(self, step: int, total_steps: int) -> float:
+        """lambda * w_i of a step; 0 leaves the step alone."""
+        ...
+
+    def observer(self, x: Tensor, crops: Sequence[Crop]) -> GradientObserver:
+        """An observer for one model call.
+
+        Args:
+            x: the call's input, a leaf that requires grad, ``[b * f, c, h, w]``.
+            crops: what each of the b batch entries sees of the latent.
+        """
+        ...
+
+    def correct(
+        self, denoised: Tensor, gradient: Tensor, *, strength: float, sigma: float, sigma_next: float
+    ) -> Tensor:
+        """``denoised`` with the guidance in it; same shape."""
+        ...

@@ -1,0 +1,141 @@
+"""AnimateDiff-Evolved: where the taps of a patched ComfyUI MODEL are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..representation import RepresentationMismatchError
+from ..taps import tap_name
+from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize
+
+_MODELS_KEY = "ADE"
+_PARAMS_KEY = "ADE_params"
+_FINGERPRINT_SAMPLES = 4096
+
+
+class AnimateDiffHost:
+    """One MODEL with one AnimateDiff motion module.
+
+    Raises:
+        UnsupportedModelError: the MODEL carries no motion module, or several.
+    """
+
+    def __init__(self, patcher: Any) -> None:  # noqa: ANN401 - comfy.model_patcher.ModelPatcher
+        motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)
+        if not motion_models:
+            raise UnsupportedModelError(
+                "this MODEL has no AnimateDiff motion module: put an AnimateDiff-Evolved loader (such as "
+                "'AnimateDiff Loader' or 'Use Evolved Sampling') between the checkpoint and this node"
+            )
+        if len(motion_models) > 1:
+            raise UnsupportedModelError(
+                f"this MODEL has {len(motion_models)} AnimateDiff motion modules; motion guidance reads one: "
+                f"apply a single motion model"
+            )
+        self._patcher = patcher
+        self._motion_model = motion_models[0].model
+
+    @property
+    def sites(self) -> dict[str, Any]:
+        """The temporal self-attention modules by tap name, in the order of execution."""
+        model = self._motion_model
+        stages: list[tuple[str, Any]] = [
+            *((f"down_blocks.{i}", block) for i, block in enumerate(model.down_blocks or ())),
+            *([("mid_block", model.mid_block)] if model.mid_block is not None else []),
+            *((f"up_blocks.{i}", block) for i, block in enumerate(model.up_blocks or ())),
+        ]
+        return {
+            tap_name(name, m, layer): attention
+            for name, block in stages
+            for m, module in enumerate(block.motion_modules)
+            for layer, attention in enumerate(_self_attention(module))
+        }
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Architecture, fingerprint and heads; see `ModelIdentity`."""
+        sites = self.sites
+        return ModelIdentity(
+            architecture=f"animatediff/{self._motion_model.mm_info.sd_type}",
+            fingerprint=_fingerprint(sites),
+            heads={name: attention.heads for name, attention in sites.items()},
+        )
+
+    @property
+    def name(self) -> str:
+        """The motion model's file name, for messages."""
+        return str(self._motion_model.mm_info.mm_name)
+
+    def require_video(self, video: VideoSize) -> None:
+        """Check the number of frames against the motion module and the context options.
+
+        Raises:
+            RepresentationMismatchError: too many frames; the message says both numbers.
+        """
+        context = self._context_length()
+        if context and video.frames > context:
+            raise RepresentationMismatchError(
+                f"{video.frames} frames would be sampled in sliding context windows of {context}: motion "
+                f"guidance works without windows only; use at most {context} frames"
+            )
+        limit = self._motion_model.encoding_max_len
+        if limit is not None and video.frames > limit:
+            raise RepresentationMismatchError(
+                f"{video.frames} frames are more than the {limit} that the motion module {self.name} was "
+                f"made for: use at most {limit}"
+            )
+
+    @contextmanager
+    def observing(self, observer: AttentionObserver, before_tap: Callable[[], None]) -> Iterator[None]:
+        """Hand the queries and keys of ``observer.taps`` to the observer while the block runs.
+
+        Args:
+            observer: told of each tap as the model reaches it.
+            before_tap: called first at each tap; raises when the user cancels.
+        """
+        sites = self.sites
+        tapped = [(name, sites[name], sites[name].actual_attention) for name in observer.taps]
+        try:
+            for name, attention, original in tapped:
+                attention.actual_attention = _tapped(name, original, observer, before_tap)
+            yield
+        finally:
+            for _, attention, original in tapped:
+                attention.actual_attention = original
+
+    def _context_length(self) -> int | None:
+        params = self._patcher.get_attachment(_PARAMS_KEY)
+        return None if params is None else params.context_options.context_length
+
+
+def _self_attention(module: Any) -> Iterator[Any]:  # noqa: ANN401 - AnimateDiff-Evolved's modules
+    for block in module.temporal_transformer.transformer_blocks:
+        yield from (attention for attention in block.attention_blocks if not attention.is_cross_attention)
+
+
+def _tapped(
+    name: str, original: Callable[..., Tensor], observer: AttentionObserver, before_tap: Callable[[], None]
+) -> Callable[..., Tensor]:
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        before_tap()
+        observer.observe(name, q, k, heads)
+        return original(q, k, v, heads, *args, **kwargs)
+
+    return attention
+
+
+def _fingerprint(sites: Mapping[str, Any]) -> str:
+    """A hash of samples of every tap's query weights, in float16 as motion modules are published."""
+    digest = hashlib.sha256()
+    for name, attention in sites.items():
+        weight = attention.to_q.weight.detach().flatten()
+        step = max(1, weight.numel() // _FINGERPRINT_SAMPLES)
+        digest.update(name.encode())
+        digest.update(weight[::step].to("cpu", torch.float16).numpy().tobytes())
+    return digest.hexdigest()[:16]

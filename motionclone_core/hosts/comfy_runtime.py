@@ -1,0 +1,364 @@
+"""Running an observer, and guiding a run, inside ComfyUI: keyed wrappers on a clone of the MODEL.
+
+One guided step, from the outside in:
+
+    PREDICT_NOISE    finds the step's strength; at the end corrects ``denoised`` with the fused gradient
+    CALC_COND_BATCH  runs the conditional pass alone, fuses its gradients, then runs the others
+    APPLY_MODEL      records one model call up to the last tap; ControlNets have already run by then
+
+Everything that changes lives in a `_Run`, which `OUTER_SAMPLE` puts into the run's own copy of the model
+options. Wrappers hold nothing, so a MODEL can be queued, cloned and cached like any other.
+
+Shapes used here:
+    f   frames      c, h, w   channels, height and width of the latent
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import comfy.model_management
+import comfy.samplers
+from comfy.patcher_extension import WrappersMP
+
+from ..representation import Crop
+from .autograd import recording
+from .base import AttentionObserver, Guide, StopForward, UnsupportedModelError, VideoSize
+from .comfy_animatediff import AnimateDiffHost
+from .comfy_sampling import require_sampler
+
+log = logging.getLogger(__name__)
+
+_KEY = "motionclone"
+_SIGMA_TOLERANCE = 1e-4
+_SKIP_PATCH = "input_block_patch_after_skip"
+
+
+class GuidanceError(ValueError):
+    """Motion guidance cannot run in this graph; the message says what to change."""
+
+
+# --- one model call -----------------------------------------------------------------------------
+
+
+def run_once(
+    patcher: Any,  # noqa: ANN401 - comfy.model_patcher.ModelPatcher
+    observer: AttentionObserver,
+    *,
+    latent: Tensor,
+    noise: Tensor,
+    timestep: float,
+    conditioning: Any,  # noqa: ANN401 - ComfyUI CONDITIONING
+    seed: int,
+) -> None:
+    """Noise a latent to ``timestep`` and run the model on it once, conditional pass only.
+
+    Args:
+        patcher: MODEL with AnimateDiff; guidance on it is ignored, everything else of it counts.
+        observer: told of its taps; may end the call with `StopForward`.
+        latent: clean latents as nodes hand them on, ``[f, c, h, w]``.
+        noise: same shape; ComfyUI scales it to the timestep's sigma.
+        timestep: 0 to 999.
+        conditioning: what the pass is conditioned on.
+        seed: of the run, for patches that ask for one.
+
+    Raises:
+        UnsupportedModelError: the MODEL carries no AnimateDiff.
+        RepresentationMismatchError: more frames than the motion module takes.
+    """
+    patcher = without_guidance(patcher)
+    host = AnimateDiffHost(patcher)
+    host.require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer))
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.inner_set_conds({"positive": conditioning})
+    guider.set_cfg(1.0)
+    sigma = patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
+    sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])
+    sampler = comfy.samplers.KSAMPLER(_call_model_once)
+    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+
+
+def _call_model_once(
+    model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict, **_: object
+) -> Tensor:
+    model(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args)
+    return x
+
+
+def _observed_call(host: AnimateDiffHost, observer: AttentionObserver) -> Callable[..., Tensor]:
+    def wrapper(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        with host.observing(observer, _raise_if_cancelled):
+            try:
+                return executor(x, *args, **kwargs)
+            except StopForward:
+                # The observer has all it needs; nobody reads this prediction.
+                return torch.zeros_like(x)
+
+    return wrapper
+
+
+# --- a guided run -------------------------------------------------------------------------------
+
+
+@dataclass
+class _Step:
+    """One guided step while it runs."""
+
+    index: int
+    strength: float
+    gradient: Tensor | None = None
+    crops: dict[Any, Crop] = field(default_factory=dict)
+    calls: dict[Any, Tensor] = field(default_factory=dict)
+    energies: list[float] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    """One sampling run: made by OUTER_SAMPLE, gone when it returns."""
+
+    guide: Guide
+    host: AnimateDiffHost
+    video: VideoSize
+    step: _Step | None = None
+    in_guided_pass: bool = False
+    energies: list[tuple[int, float]] = field(default_factory=list)
+
+    def begin(self, timestep: Tensor, model_options: dict) -> _Step | None:
+        """The step that ``timestep`` belongs to, or None if it is not guided."""
+        sigmas = model_options["transformer_options"]["sample_sigmas"]
+        index = _step_index(sigmas, float(timestep.flatten()[0]))
+        if index is None:
+            raise GuidanceError(
+                "this sampler evaluates the model between the steps of its schedule, where motion guidance "
+                "has no meaning: choose euler or ddim"
+            )
+        strength = self.guide.strength(index, len(sigmas) - 1)
+        return _Step(index, strength) if strength > 0.0 else None
+
+
+def with_guidance(patcher: Any, guide: Guide) -> Any:  # noqa: ANN401 - ModelPatcher
+    """A clone of the MODEL that any sampler node guides by ``guide``.
+
+    Raises:
+        UnsupportedModelError: the MODEL carries no AnimateDiff.
+        GuidanceError: it is guided already.
+    """
+    if patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, _KEY):
+        raise GuidanceError(
+            "this MODEL is guided by a motion representation already: connect the MODEL from before "
+            "Apply Motion Guidance"
+        )
+    AnimateDiffHost(patcher)
+    patcher = patcher.get_non_dynamic_delegate() if _is_dynamic(patcher) else patcher.clone()
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide))
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, _KEY, _sampler_sample)
+    patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, _KEY, _predict_noise)
+    patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, _KEY, _calc_cond_batch)
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _apply_model)
+    return patcher
+
+
+def without_guidance(patcher: Any) -> Any:  # noqa: ANN401 - ModelPatcher
+    """A clone of the MODEL with no motion guidance on it."""
+    patcher = patcher.clone()
+    for wrapper in (
+        WrappersMP.OUTER_SAMPLE,
+        WrappersMP.SAMPLER_SAMPLE,
+        WrappersMP.PREDICT_NOISE,
+        WrappersMP.CALC_COND_BATCH,
+        WrappersMP.APPLY_MODEL,
+    ):
+        patcher.remove_wrappers_with_key(wrapper, _KEY)
+    return patcher
+
+
+def _is_dynamic(patcher: Any) -> bool:  # noqa: ANN401 - ModelPatcher; ComfyUI before 0.9 has no is_dynamic
+    return bool(getattr(patcher, "is_dynamic", lambda: False)())
+
+
+def _outer_sample(guide: Guide) -> Callable[..., Tensor]:
+    def wrapper(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        guider = executor.class_obj
+        host = AnimateDiffHost(guider.model_patcher)
+        video = VideoSize(noise.shape[0], noise.shape[-2], noise.shape[-1])
+        host.require_video(video)
+        guide.require(host.identity, video)
+        run = _Run(guide, host, video)
+        options = guider.model_options.setdefault("transformer_options", {})
+        options[_KEY] = run
+        try:
+            return executor(noise, *args, **kwargs)
+        finally:
+            options.pop(_KEY, None)
+            _log_summary(run)
+
+    return wrapper
+
+
+def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    run: _Run = args[0]["model_options"]["transformer_options"][_KEY]
+    total = len(sigmas) - 1
+    if any(run.guide.strength(step, total) > 0.0 for step in range(total)):
+        require_sampler(executor.class_obj)
+    return executor(model, sigmas, *args, **kwargs)
+
+
+def _predict_noise(
+    executor: Any, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None  # noqa: ANN401
+) -> Tensor:
+    run: _Run = model_options["transformer_options"][_KEY]
+    step = run.begin(timestep, model_options)
+    if step is None:
+        return executor(x, timestep, model_options, seed)
+    run.step = step
+    try:
+        denoised = executor(x, timestep, model_options, seed)
+    finally:
+        run.step = None
+    if step.gradient is None:
+        raise GuidanceError(
+            "the sampler's guider made no conditional prediction that motion guidance could follow: use an "
+            "ordinary CFG guider (KSampler, SamplerCustom, CFGGuider, BasicGuider)"
+        )
+    sigmas = model_options["transformer_options"]["sample_sigmas"]
+    run.energies.append((step.index, sum(step.energies) / len(step.energies)))
+    log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[-1][1])
+    return run.guide.correct(
+        denoised,
+        step.gradient,
+        strength=step.strength,
+        sigma=float(sigmas[step.index]),
+        sigma_next=float(sigmas[step.index + 1]),
+    )
+
+
+def _calc_cond_batch(
+    executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict  # noqa: ANN401
+) -> list[Tensor]:
+    run: _Run = model_options["transformer_options"][_KEY]
+    step = run.step
+    # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
+    if step is None or step.gradient is not None or not conds or conds[0] is None:
+        return executor(model, conds, x_in, timestep, model_options)
+    others = [None] * (len(conds) - 1)
+    step.crops = _crops(conds[0], x_in, timestep)
+    run.in_guided_pass = True
+    try:
+        (prediction, *_) = executor(model, [conds[0], *others], x_in, timestep, model_options)
+    finally:
+        run.in_guided_pass = False
+    step.gradient = _fused(executor, model, conds[0], step.calls, x_in, timestep, model_options)
+    step.calls = {}
+    _raise_if_cancelled()
+    if all(cond is None for cond in conds[1:]):
+        return [prediction, *(torch.zeros_like(prediction) for _ in others)]
+    (_, *rest) = executor(model, [None, *conds[1:]], x_in, timestep, model_options)
+    return [prediction, *rest]
+
+
+def _apply_model(
+    executor: Any,  # noqa: ANN401
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Mapping[str, list] | None,
+    transformer_options: dict,
+    **kwargs: Any,  # noqa: ANN401
+) -> Tensor:
+    run: _Run | None = transformer_options.get(_KEY)
+    if run is None or not run.in_guided_pass or run.step is None:
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    step = run.step
+    uuids = transformer_options["uuids"]
+    if control is not None:
+        transformer_options = _with_own_skips(transformer_options)
+    with recording():
+        x = x.detach().clone().requires_grad_()
+        observer = run.guide.observer(x, [step.crops[uuid] for uuid in uuids])
+        with run.host.observing(observer, _raise_if_cancelled):
+            prediction = executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs).detach()
+        gradient = observer.result()
+    step.calls.update(zip(uuids, gradient.value.chunk(len(uuids)), strict=True))
+    step.energies.extend(gradient.energies)
+    return prediction
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def _step_index(sigmas: Tensor, sigma: float) -> int | None:
+    """The step that starts at ``sigma``, or None if none does."""
+    starts = sigmas[:-1].to("cpu", torch.float64)
+    index = int((starts - sigma).abs().argmin())
+    return index if abs(float(starts[index]) - sigma) <= _SIGMA_TOLERANCE * sigma else None
+
+
+def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Crop]:
+    """What part of the latent each entry of a condition sees, by the entry's uuid."""
+    whole = (x_in.shape[-2], x_in.shape[-1], 0, 0)
+    crops = {}
+    for entry in cond:
+        part = comfy.samplers.get_area_and_mult(entry, x_in, timestep)
+        if part is not None:
+            height, width, top, left = part.area or whole
+            crops[part.uuid] = Crop(top, left, height, width)
+    return crops
+
+
+def _fused(
+    executor: Any,  # noqa: ANN401
+    model: Any,  # noqa: ANN401
+    cond: Sequence[dict],
+    calls: Mapping[Any, Tensor],
+    x_in: Tensor,
+    timestep: Tensor,
+    model_options: dict,
+) -> Tensor:
+    """Fuse the gradients of a condition's entries as their predictions are fused.
+
+    Areas, masks and strengths weigh the predictions; ComfyUI's own code weighs the gradients here, handed
+    to it in place of predictions. With one entry that covers everything there is nothing to fuse.
+    """
+    gradients = list(calls.values())
+    masked = any("mask" in entry for entry in cond)
+    if len(gradients) == 1 and not masked and gradients[0].shape == x_in.shape:
+        return gradients[0]
+
+    def recall(_: object, arguments: dict) -> Tensor:
+        return torch.cat([calls[uuid] for uuid in arguments["c"]["transformer_options"]["uuids"]])
+
+    entries = [{key: value for key, value in entry.items() if key != "control"} for entry in cond]
+    options = {**model_options, "model_function_wrapper": recall}
+    return executor(model, [entries], x_in, timestep, options)[0]
+
+
+def _with_own_skips(transformer_options: dict) -> dict:
+    """Give the next block a copy of each skip connection.
+
+    The UNet adds ControlNet residuals to skip connections in place, which would change what autograd has
+    saved of them for the block that came after.
+    """
+    patches = dict(transformer_options.get("patches", {}))
+    patches[_SKIP_PATCH] = [*patches.get(_SKIP_PATCH, []), lambda h, _: h.clone()]
+    return {**transformer_options, "patches": patches}
+
+
+def _raise_if_cancelled() -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _log_summary(run: _Run) -> None:
+    if run.energies:
+        (_, first), (_, last) = run.energies[0], run.energies[-1]
+        log.info("motion guidance: %d steps guided, energy %.4g -> %.4g", len(run.energies), first, last)
+
+
+__all__ = ["GuidanceError", "UnsupportedModelError", "run_once", "with_guidance", "without_guidance"]

@@ -1,0 +1,129 @@
+"""Sampling through ComfyUI: schedules in sigmas, the samplers that guidance fits, and the call itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+
+from ..schedule import Preset, uneven_timesteps
+
+log = logging.getLogger(__name__)
+
+SCHEDULER = "motionclone"
+# AnimateDiff's noise schedule: betas from 0.00085 to 0.012, linear (METHOD, "Schedule").
+_BETA_RANGE = (0.00085, 0.012)
+_SCHEDULE_TOLERANCE = 0.02
+
+
+def require_sampler(sampler: Any) -> None:  # noqa: ANN401 - comfy.samplers.Sampler
+    """Refuse a sampler that motion guidance is wrong for."""
+
+
+def uneven_sigmas(
+    patcher: Any, *, steps: int, guided_steps: int, ratio: float, denoise: float = 1.0  # noqa: ANN401
+) -> tuple[Tensor, int]:
+    """The uneven timesteps as sigmas.
+
+    Args:
+        patcher: MODEL, whose noise schedule turns timesteps into sigmas.
+        steps: N, steps to be run.
+        guided_steps: G, of a whole run of N steps.
+        ratio: the part of the noise schedule that the guided steps share.
+        denoise: below 1 the schedule of ``steps / denoise`` steps is laid out and its last ``steps`` are
+            run, as ComfyUI's own schedulers do; the guided steps among them shrink by what is cut off.
+
+    Returns:
+        ``steps + 1`` sigmas, falling to 0, and how many of the steps are guided ones.
+
+    Raises:
+        ValueError: see `schedule.uneven_timesteps`; or denoise is not in 0 to 1.
+    """
+    if not 0.0 < denoise <= 1.0:
+        raise ValueError(f"denoise is {denoise}: it must be above 0 and at most 1")
+    total = int(steps / denoise)
+    timesteps = uneven_timesteps(total, int(guided_steps / denoise), ratio)
+    cut = total - steps
+    sampling = patcher.get_model_object("model_sampling")
+    sigmas = sampling.sigma(torch.tensor(timesteps[cut:], dtype=torch.float32)).detach().cpu()
+    _warn_about_noise_schedule(sampling)
+    return torch.cat([sigmas, sigmas.new_zeros(1)]), max(0, int(guided_steps / denoise) - cut)
+
+
+def scheduler_sigmas(
+    patcher: Any, *, scheduler: str, sampler: str, steps: int, denoise: float = 1.0  # noqa: ANN401
+) -> Tensor:
+    """Sigmas of one of ComfyUI's own schedulers, as its KSampler lays them out for ``sampler``."""
+    return comfy.samplers.KSampler(
+        patcher, steps=steps, device=patcher.load_device, sampler=sampler, scheduler=scheduler, denoise=denoise
+    ).sigmas
+
+
+def sigmas_for(
+    patcher: Any, *, scheduler: str, sampler: str, preset: Preset, denoise: float  # noqa: ANN401
+) -> tuple[Tensor, int]:
+    """Sigmas of a setting under any scheduler, and how many of their steps are guided."""
+    if scheduler == SCHEDULER:
+        return uneven_sigmas(
+            patcher, steps=preset.steps, guided_steps=preset.guided_steps, ratio=preset.ratio, denoise=denoise
+        )
+    sigmas = scheduler_sigmas(
+        patcher, scheduler=scheduler, sampler=sampler, steps=preset.steps, denoise=denoise
+    )
+    return sigmas, min(preset.guided_steps, len(sigmas) - 1)
+
+
+def sample(
+    patcher: Any,  # noqa: ANN401
+    *,
+    sampler: str,
+    sigmas: Tensor,
+    cfg: float,
+    positive: Any,  # noqa: ANN401
+    negative: Any,  # noqa: ANN401
+    latent: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Run a sampler as ComfyUI's KSampler does, with previews, progress and noise masks.
+
+    Returns:
+        The latent, as ComfyUI's nodes hand it on.
+    """
+    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    result = comfy.sample.sample_custom(
+        patcher,
+        noise,
+        cfg,
+        comfy.samplers.sampler_object(sampler),
+        sigmas,
+        positive,
+        negative,
+        samples,
+        noise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(patcher, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return {**latent, "samples": result}
+
+
+def _warn_about_noise_schedule(sampling: Any) -> None:  # noqa: ANN401
+    betas = torch.linspace(*_BETA_RANGE, 1000, dtype=torch.float64)
+    remaining = float(torch.prod(1.0 - betas))
+    expected = ((1.0 - remaining) / remaining) ** 0.5
+    found = float(sampling.sigma_max)
+    if abs(found - expected) > _SCHEDULE_TOLERANCE * expected:
+        log.warning(
+            "the model's largest sigma is %.2f, AnimateDiff's noise schedule has %.2f: choose beta_schedule "
+            "'sqrt_linear (AnimateDiff)' in the AnimateDiff loader, unless the motion module asks for another",
+            found,
+            expected,
+        )

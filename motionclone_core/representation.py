@@ -1,0 +1,211 @@
+"""The motion representation H = {L, M} (paper, Eq. 6), kept sparse.
+
+Shapes used here:
+    p   spatial positions of a tap, row by row: height * width of its grid
+    n   heads
+    f   frames
+    k   kept entries per row of attention
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .taps import block_of
+
+FORMAT_VERSION = 1
+_MOST_HALVINGS = 6
+
+
+class RepresentationMismatchError(ValueError):
+    """A representation does not fit the model or the video that it is to guide."""
+
+
+def index_dtype(frames: int) -> torch.dtype:
+    """The smallest integer type of safetensors that holds the indices 0 to ``frames - 1``."""
+    if frames <= 256:
+        return torch.uint8
+    return torch.int16 if frames <= 2**15 else torch.int32
+
+
+def halved(size: int, times: int) -> int:
+    """``size`` after ``times`` strided convolutions, each of which halves it and rounds up."""
+    for _ in range(times):
+        size = -(-size // 2)
+    return size
+
+
+def halvings(latent_size: tuple[int, int], positions: int) -> int:
+    """How often a UNet has halved the latent when a layer sees ``positions`` cells.
+
+    Raises:
+        RepresentationMismatchError: no number of halvings gives that many.
+    """
+    for times in range(_MOST_HALVINGS + 1):
+        if halved(latent_size[0], times) * halved(latent_size[1], times) == positions:
+            return times
+    raise RepresentationMismatchError(
+        f"a layer sees {positions} positions, which no halving of a latent of {latent_size[1]} x "
+        f"{latent_size[0]} cells gives: this model does not shrink its input the way a UNet does"
+    )
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of latent cells that a model call sees (an area condition); all of it by default."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class TapRepresentation:
+    """What is kept of the attention of one tap.
+
+    Attributes:
+        values: kept entries of A_ref, float16, ``[p, n, f, k]`` (L without its zeros).
+        indices: the frames they point at, smallest integer type, same shape (the ones of M).
+        grid: height and width of the tap's grid, p = height * width.
+    """
+
+    values: Tensor
+    indices: Tensor
+    grid: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if self.values.shape != self.indices.shape or self.values.ndim != 4:
+            raise ValueError(
+                f"values and indices need one shape [positions, heads, frames, k], got "
+                f"{tuple(self.values.shape)} and {tuple(self.indices.shape)}"
+            )
+        if self.values.shape[0] != self.grid[0] * self.grid[1]:
+            raise ValueError(f"{self.values.shape[0]} positions do not fill a grid of "
+                             f"{self.grid[0]} x {self.grid[1]}")
+        if not 1 <= self.k <= self.frames:
+            raise ValueError(f"{self.k} entries are kept of rows that have {self.frames}")
+
+    @property
+    def heads(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def frames(self) -> int:
+        return self.values.shape[2]
+
+    @property
+    def k(self) -> int:
+        return self.values.shape[3]
+
+    def cropped(self, crop: Crop, latent_size: tuple[int, int]) -> TapRepresentation:
+        """The part under ``crop``: each cell of the crop's own grid takes the cell its centre lies in.
+
+        Args:
+            crop: in latent cells.
+            latent_size: height and width of the whole latent.
+        """
+        if crop == Crop(0, 0, *latent_size):
+            return self
+        times = halvings(latent_size, self.grid[0] * self.grid[1])
+        rows = _cells_under(crop.top, crop.height, times, self.grid[0])
+        columns = _cells_under(crop.left, crop.width, times, self.grid[1])
+        cells = (rows[:, None] * self.grid[1] + columns).flatten()
+        return TapRepresentation(self.values[cells], self.indices[cells], (len(rows), len(columns)))
+
+    def to(self, device: torch.device | str) -> TapRepresentation:
+        """On another device; the tensors are always new, so that autograd may save them."""
+        return TapRepresentation(self.values.clone().to(device), self.indices.clone().to(device), self.grid)
+
+    @classmethod
+    def compact(cls, values: Tensor, indices: Tensor, grid: tuple[int, int]) -> TapRepresentation:
+        """Store ``values`` in float16 and ``indices`` in the smallest integer type, on the CPU."""
+        frames = values.shape[2]
+        return cls(values.to("cpu", torch.float16), indices.to("cpu", index_dtype(frames)), grid)
+
+
+def _cells_under(start: int, length: int, times: int, cells: int) -> Tensor:
+    side = 2**times
+    centres = start + (torch.arange(halved(length, times)) + 0.5) * side
+    return (centres / side).floor().long().clamp(0, cells - 1)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a representation comes from.
+
+    Attributes:
+        source: name of the reference, for people.
+        architecture: model family and base, such as ``animatediff/SD1.5``; guidance needs the same one.
+        fingerprint: of the tapped weights; another one is worth a warning only.
+        t_alpha: timestep of the single denoising step, 0 to 999.
+        noise_seed: seed of the noise added to the reference.
+    """
+
+    source: str = ""
+    architecture: str = ""
+    fingerprint: str = ""
+    t_alpha: int = 400
+    noise_seed: int = 0
+
+
+@dataclass(frozen=True)
+class MotionRepresentation:
+    """A motion, read off a reference video.
+
+    Attributes:
+        taps: what is kept, by tap name.
+        latent_size: height and width of the latent that it was made from (pixels / 8 for SD).
+        provenance: where it comes from.
+    """
+
+    taps: Mapping[str, TapRepresentation]
+    latent_size: tuple[int, int]
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        if not self.taps:
+            raise ValueError("a motion representation needs at least one tap")
+        for what in ("frames", "k"):
+            found = {getattr(tap, what) for tap in self.taps.values()}
+            if len(found) > 1:
+                raise ValueError(f"the taps of one representation differ in {what}: {sorted(found)}")
+
+    @property
+    def frames(self) -> int:
+        return next(iter(self.taps.values())).frames
+
+    @property
+    def k(self) -> int:
+        return next(iter(self.taps.values())).k
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(block_of(tap) for tap in self.taps))
+
+    def nbytes(self) -> int:
+        """Bytes of all values and indices."""
+        return sum(tensor.nbytes for tap in self.taps.values() for tensor in (tap.values, tap.indices))
+
+    def require_video(self, frames: int, latent_size: tuple[int, int]) -> None:
+        """Check that a video to be guided has the size of this representation.
+
+        Raises:
+            RepresentationMismatchError: frames or size differ; the message says both numbers.
+        """
+        if frames != self.frames:
+            raise RepresentationMismatchError(
+                f"the motion representation has {self.frames} frames, the latent to sample has {frames}: "
+                f"make both the same (frames of Load Reference Video, batch size of the empty latent)"
+            )
+        if tuple(latent_size) != tuple(self.latent_size):
+            made, got = self.latent_size, latent_size
+            raise RepresentationMismatchError(
+                f"the motion representation was made at {made[1]} x {made[0]} latent cells, the latent to "
+                f"sample is {got[1]} x {got[0]} (width x height, pixels / 8): sample at the reference's "
+                f"size or extract again at the new one"
+            )

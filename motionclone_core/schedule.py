@@ -1,0 +1,123 @@
+"""When to guide and how strongly: uneven timesteps, guided window, ramps, published presets (pure).
+
+Symbols: N steps, G of them guided, i the step counted from 0 (paper, §3.4 and §4.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+TRAIN_TIMESTEPS = 1000
+UpdateRule = Literal["published", "paper"]
+UPDATE_RULES: tuple[UpdateRule, ...] = ("published", "paper")
+
+
+def uneven_timesteps(steps: int, guided_steps: int, ratio: float) -> list[int]:
+    """Timesteps that crowd the guided steps into the noisiest part of the schedule.
+
+    ``G`` points from 999 down to ``int((1 - ratio) * 1000)``, then ``N - G`` points from just below
+    that down to 0, both evenly spaced and rounded (authors' published code). Two cases that it leaves
+    undefined start at 999 like any run: no guided step spreads all N over the whole schedule, a single
+    one lies at 999.
+
+    Args:
+        steps: N, at least 1.
+        guided_steps: G, 0 to N.
+        ratio: the part of the noise schedule that the guided steps share, between 0 and 1.
+
+    Returns:
+        N timesteps, descending.
+
+    Raises:
+        ValueError: a value is out of range, or a part has fewer timesteps than the steps asked of it.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: at least 1 is needed")
+    if not 0 <= guided_steps <= steps:
+        raise ValueError(f"guided steps are {guided_steps} of {steps} steps: choose from 0 to {steps}")
+    if not 0.0 < ratio < 1.0:
+        raise ValueError(f"ratio is {ratio}: it must lie between 0 and 1, such as 0.3")
+    boundary = int((1 - ratio) * TRAIN_TIMESTEPS) if guided_steps else TRAIN_TIMESTEPS
+    _check_room("guided", guided_steps, TRAIN_TIMESTEPS - boundary)
+    _check_room("unguided", steps - guided_steps, boundary)
+    last = TRAIN_TIMESTEPS - 1
+    guided = [last] if guided_steps == 1 else _descending(boundary, last, guided_steps)
+    unguided = _descending(0, boundary - 1, steps - guided_steps)
+    return guided + unguided
+
+
+def _check_room(name: str, steps: int, timesteps: int) -> None:
+    if steps > timesteps:
+        raise ValueError(
+            f"{steps} {name} steps do not fit: this ratio leaves {timesteps} timesteps for them; "
+            f"ask for fewer steps or change the ratio"
+        )
+
+
+def _descending(low: int, high: int, count: int) -> list[int]:
+    return [round(float(t)) for t in np.linspace(low, high, count)][::-1]
+
+
+@dataclass(frozen=True)
+class GuidanceWindow:
+    """Which steps of a run are guided, and the ramp w_i over them.
+
+    Attributes:
+        start_step: the first guided step.
+        guided_steps: G, how many are guided.
+        warm_up: steps over which the strength rises from 1 / warm_up to 1.
+        cool_down: steps over which it falls to 1 / cool_down at the end.
+    """
+
+    start_step: int = 0
+    guided_steps: int = 50
+    warm_up: int = 10
+    cool_down: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("start_step", "guided_steps", "warm_up", "cool_down"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it cannot be negative")
+
+    def ramp(self, step: int, total_steps: int) -> float:
+        """w_i of step ``step`` in a run of ``total_steps``; 0 outside the window.
+
+        A window that reaches past the end of the run ends there. ``(i + 1) / warm`` for i < warm;
+        ``(G - i) / cool`` for i > G - cool; else 1 (authors' published code).
+        """
+        guided = min(self.guided_steps, total_steps - self.start_step)
+        i = step - self.start_step
+        if not 0 <= i < guided:
+            return 0.0
+        if i < self.warm_up:
+            return (i + 1) / self.warm_up
+        if i > guided - self.cool_down:
+            return (guided - i) / self.cool_down
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published setting (METHOD table of the project's docs; authors' configuration files).
+
+    ``cfg`` is ComfyUI's: the paper's classifier-free guidance s = 7.5 is 8.5 here.
+    """
+
+    steps: int
+    guided_steps: int
+    ratio: float
+    weight: float = 2000.0
+    warm_up: int = 10
+    cool_down: int = 10
+    cfg: float = 8.5
+
+
+PRESETS: dict[str, Preset] = {
+    "camera": Preset(steps=100, guided_steps=50, ratio=0.3),
+    "object": Preset(steps=300, guided_steps=180, ratio=0.4),
+    "image to video": Preset(steps=100, guided_steps=40, ratio=0.3),
+    "sketch": Preset(steps=200, guided_steps=120, ratio=0.4),
+}

@@ -1,0 +1,146 @@
+"""Motion representations as safetensors files with JSON metadata.
+
+One file holds, per tap, ``<tap>.values`` (float16) and ``<tap>.indices`` (integer), both
+``[positions, heads, frames, k]``, and under the metadata key ``motionclone`` a JSON object with the format
+version, the latent's size, each tap's grid and the provenance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .representation import FORMAT_VERSION, MotionRepresentation, Provenance, TapRepresentation
+from .taps import execution_order
+
+METADATA_KEY = "motionclone"
+SUFFIX = ".safetensors"
+
+
+class MotionFileError(ValueError):
+    """A motion file cannot be read; the message says why and what to do."""
+
+
+def save_representation(representation: MotionRepresentation, path: Path) -> None:
+    """Write a motion file; whole or not at all.
+
+    Args:
+        representation: what to write.
+        path: a ``.safetensors`` file; its folder is made if it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, tap in representation.taps.items():
+        tensors[f"{name}.values"] = tap.values.clone().contiguous()
+        tensors[f"{name}.indices"] = tap.indices.clone().contiguous()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=SUFFIX)
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(_describe(representation))})
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def next_free(stem: Path) -> Path:
+    """The first ``<stem>_00001.safetensors`` and so on that is not taken; ``stem`` may end in the suffix."""
+    name = stem.name.removesuffix(SUFFIX)
+    taken = {path.name for path in stem.parent.glob("*" + SUFFIX)} if stem.parent.is_dir() else set()
+    free = (f"{name}_{number:05d}{SUFFIX}" for number in range(1, len(taken) + 2))
+    return stem.with_name(next(candidate for candidate in free if candidate not in taken))
+
+
+def load_representation(path: Path) -> MotionRepresentation:
+    """Read a motion file.
+
+    Raises:
+        MotionFileError: the file is missing, truncated, not safetensors, not a motion file, damaged, or of
+            a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MotionFileError(f"there is no motion file {path.name}: it may have been moved or deleted")
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = _read_description(path.name, file.metadata())
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise MotionFileError(
+            f"{path.name} is truncated or not a safetensors file ({error}): save the motion again"
+        ) from error
+    try:
+        return _rebuild(description, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MotionFileError(f"{path.name} is damaged ({error}): save the motion again") from error
+
+
+def _describe(representation: MotionRepresentation) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "frames": representation.frames,
+        "k": representation.k,
+        "latent_size": list(representation.latent_size),
+        "taps": {
+            name: {"grid": list(tap.grid), "heads": tap.heads} for name, tap in representation.taps.items()
+        },
+        "provenance": asdict(representation.provenance),
+    }
+
+
+def _read_description(name: str, metadata: dict[str, str] | None) -> dict[str, Any]:
+    if not metadata or METADATA_KEY not in metadata:
+        raise MotionFileError(
+            f"{name} is a safetensors file, but not a motion file: choose one that Save Motion Rep wrote"
+        )
+    try:
+        description = json.loads(metadata[METADATA_KEY])
+        version = int(description["format_version"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MotionFileError(f"the description in {name} is damaged ({error}): save the motion again") from error
+    if version > FORMAT_VERSION:
+        raise MotionFileError(
+            f"{name} has format version {version}, this pack reads up to {FORMAT_VERSION}: update the pack"
+        )
+    return description
+
+
+def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MotionRepresentation:
+    taps = {}
+    for name in sorted(description["taps"], key=execution_order):
+        values, indices = tensors[f"{name}.values"], tensors[f"{name}.indices"]
+        rows, columns = (int(side) for side in description["taps"][name]["grid"])
+        tap = TapRepresentation(values, indices, (rows, columns))
+        _require_sound(name, tap)
+        taps[name] = tap
+    height, width = (int(side) for side in description["latent_size"])
+    return MotionRepresentation(taps, (height, width), _provenance(description["provenance"]))
+
+
+def _require_sound(name: str, tap: TapRepresentation) -> None:
+    if tap.values.dtype != torch.float16 or tap.indices.is_floating_point():
+        raise ValueError(f"{name} holds {tap.values.dtype} values at {tap.indices.dtype} indices")
+    indices = tap.indices.long()
+    if int(indices.min()) < 0 or int(indices.max()) >= tap.frames:
+        raise ValueError(f"{name} points outside its {tap.frames} frames")
+    if not bool(torch.isfinite(tap.values).all()):
+        raise ValueError(f"{name} holds values that are not numbers")
+
+
+def _provenance(stored: dict[str, Any]) -> Provenance:
+    return Provenance(
+        source=str(stored["source"]),
+        architecture=str(stored["architecture"]),
+        fingerprint=str(stored["fingerprint"]),
+        t_alpha=int(stored["t_alpha"]),
+        noise_seed=int(stored["noise_seed"]),
+    )

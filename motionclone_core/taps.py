@@ -1,0 +1,79 @@
+"""Taps: the temporal self-attention layers of a model, by names that no host decides.
+
+A tap is called ``<block>.motion.<module>.attention.<layer>``: block is ``down_blocks.<b>``, ``mid_block``
+or ``up_blocks.<b>``; module counts the motion modules of the block, layer the temporal self-attention
+layers of the module. SD 1.5 with AnimateDiff has six in ``up_blocks.1``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+DEFAULT_BLOCKS = "up_blocks.1"
+_NAME = re.compile(r"(?P<stage>down_blocks|mid_block|up_blocks)(?:\.(?P<block>\d+))?"
+                   r"\.motion\.(?P<module>\d+)\.attention\.(?P<layer>\d+)")
+_STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+
+
+class UnknownTapError(ValueError):
+    """A pattern matches no tap of the model."""
+
+
+def tap_name(block: str, module: int, layer: int) -> str:
+    """``("up_blocks.1", 0, 1)`` -> ``"up_blocks.1.motion.0.attention.1"``."""
+    return f"{block}.motion.{module}.attention.{layer}"
+
+
+def block_of(tap: str) -> str:
+    """The block that a tap lies in, ``"up_blocks.1"``."""
+    return tap.split(".motion.")[0]
+
+
+def execution_order(tap: str) -> tuple[int, int, int, int]:
+    """A key that sorts taps in the order in which a UNet reaches them.
+
+    Raises:
+        ValueError: ``tap`` is no tap name.
+    """
+    match = _NAME.fullmatch(tap)
+    if match is None:
+        raise ValueError(f"{tap!r} is not a tap name such as 'up_blocks.1.motion.0.attention.0'")
+    return (_STAGES[match["stage"]], int(match["block"] or 0), int(match["module"]), int(match["layer"]))
+
+
+def select_taps(available: Iterable[str], patterns: str) -> tuple[str, ...]:
+    """Choose taps by name.
+
+    Args:
+        available: the taps that the model has.
+        patterns: one or more of them, separated by commas: a block (``up_blocks.1``), a longer prefix
+            that ends at a dot (``up_blocks.1.motion.0``), or a shell pattern (``up_blocks.*``).
+
+    Returns:
+        The taps that any pattern matches, in the order of execution, each once.
+
+    Raises:
+        UnknownTapError: the text holds no pattern, or one of them matches nothing.
+    """
+    names = sorted(available, key=execution_order)
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    if not wanted:
+        raise UnknownTapError(f"no block was named; {_blocks_that_exist(names)}")
+    chosen: set[str] = set()
+    for pattern in wanted:
+        found = {name for name in names if _matches(name, pattern)}
+        if not found:
+            raise UnknownTapError(f"no temporal attention matches {pattern!r}; {_blocks_that_exist(names)}")
+        chosen |= found
+    return tuple(name for name in names if name in chosen)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or name.startswith(pattern + ".") or fnmatchcase(name, pattern)
+
+
+def _blocks_that_exist(names: Sequence[str]) -> str:
+    blocks = list(dict.fromkeys(block_of(name) for name in names))
+    return f"this model has: {', '.join(blocks) or 'none'}"

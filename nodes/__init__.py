@@ -1,0 +1,1 @@
+"""ComfyUI nodes: each validates, calls the core and wraps the result."""

@@ -1,0 +1,30 @@
+"""The list of nodes that ComfyUI is given."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .extract import ExtractMotionRepresentation
+from .files import LoadMotionRep, SaveMotionRep, register_folder
+from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
+from .video import LoadReferenceVideo
+
+
+class MotionCloneExtension(ComfyExtension):
+    """Every node of this pack."""
+
+    async def on_load(self) -> None:
+        """Make ``motion_reps/`` known before any drop-down is filled."""
+        register_folder()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """See the class."""
+        return [
+            LoadReferenceVideo,
+            ExtractMotionRepresentation,
+            ApplyMotionGuidance,
+            MotionCloneScheduler,
+            MotionCloneGuidedKSampler,
+            SaveMotionRep,
+            LoadMotionRep,
+        ]

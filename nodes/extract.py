@@ -1,0 +1,116 @@
+"""Reference in, motion representation out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+import comfy.sample
+
+from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
+from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
+from ..motionclone_core.hosts.comfy_runtime import run_once
+from ..motionclone_core.representation import Provenance
+from ..motionclone_core.taps import DEFAULT_BLOCKS, select_taps
+from .sockets import CATEGORY, MotionRep
+
+
+class ExtractMotionRepresentation(io.ComfyNode):
+    """Noise the reference to t_alpha, run the model on it once, keep the strongest temporal attention."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the class."""
+        return io.Schema(
+            node_id="MotionCloneExtract",
+            display_name="Extract Motion Representation",
+            category=CATEGORY,
+            description="Reads the motion of a reference video off the model's temporal attention, in one "
+            "denoising step. Connect either a LATENT, or images and a VAE.",
+            search_aliases=["motion clone", "motion transfer", "motion reference", "animatediff motion"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A model that an AnimateDiff-Evolved loader has patched; the one you sample with."
+                ),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="What the reference is read under. Normally CLIP Text Encode with an empty text."
+                ),
+                io.Int.Input(
+                    "t_alpha", default=DEFAULT_T_ALPHA, min=0, max=999,
+                    tooltip="Noise level of the reading, a timestep: 400 as published. Higher sees coarser motion only.",
+                ),
+                io.Int.Input(
+                    "k", default=1, min=1, max=1024,
+                    tooltip="Entries of temporal attention to keep per row, from 1 to the number of frames. 1 as "
+                    "published; more lets appearance leak in.",
+                ),
+                io.String.Input(
+                    "blocks", default=DEFAULT_BLOCKS,
+                    tooltip="Blocks to read, separated by commas: up_blocks.1 (published), down_blocks.2, mid_block, "
+                    "or parts such as up_blocks.1.motion.0.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
+                    tooltip="Seed of the noise that is added to the reference.",
+                ),
+                io.Image.Input(
+                    "images", optional=True,
+                    tooltip="Frames of the reference, at the size you will sample at. Needs the VAE; leave the latent empty.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
+                io.Latent.Input(
+                    "latent", optional=True, tooltip="The reference, encoded already. Leave images and VAE empty."
+                ),
+                io.String.Input(
+                    "source", default="", optional=True,
+                    tooltip="A name for the reference, kept in the representation and in saved files.",
+                ),
+            ],
+            outputs=[MotionRep.Output("motion_rep", display_name="motion_rep", tooltip="The motion of the reference.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,  # noqa: ANN401 - ComfyUI's types
+        conditioning: Any,  # noqa: ANN401
+        t_alpha: int,
+        k: int,
+        blocks: str,
+        seed: int,
+        images: torch.Tensor | None = None,
+        vae: Any = None,  # noqa: ANN401
+        latent: dict[str, Any] | None = None,
+        source: str = "",
+    ) -> io.NodeOutput:
+        """See the class."""
+        host = AnimateDiffHost(model)
+        taps = select_taps(host.sites, blocks)
+        frames = _reference_frames(images, vae, latent)
+        require_extraction(t_alpha=t_alpha, k=k, frames=frames)
+        samples = latent["samples"] if latent is not None else vae.encode(images[..., :3])
+        size = (samples.shape[-2], samples.shape[-1])
+        builder = RepresentationBuilder(taps, k=k, frames=frames, latent_size=size)
+        noise = comfy.sample.prepare_noise(samples, seed)
+        run_once(
+            model, builder, latent=samples, noise=noise, timestep=t_alpha, conditioning=conditioning, seed=seed
+        )
+        identity = host.identity
+        provenance = Provenance(source, identity.architecture, identity.fingerprint, t_alpha, seed)
+        return io.NodeOutput(builder.representation(provenance))
+
+
+def _reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> int:  # noqa: ANN401
+    """Frames of the reference, from whichever inputs are connected."""
+    if (images is None) == (latent is None):
+        raise ValueError(
+            "connect the reference once: either images together with a VAE, or a latent "
+            f"({'both are' if latent is not None else 'neither is'} connected)"
+        )
+    if latent is not None:
+        return len(latent["samples"])
+    if vae is None:
+        raise ValueError("the reference is given as images: connect a VAE to encode them, or give a latent")
+    return len(images)
