@@ -35,11 +35,15 @@ def resolve_inside(root: Path, name: str) -> Path:
         folder = Path(os.path.realpath(root))
         path = Path(os.path.realpath(folder / name))
     except (OSError, ValueError) as error:  # a name that this file system cannot hold
-        raise ValueError(f"{name!r} is not a file name ({error}): give the name of a file in {root}") from error
+        raise ValueError(
+            f"{name!r} is not a file name ({error}): give the name of a file in {root}"
+        ) from error
     if path == folder:
         raise ValueError(f"{name!r} is the folder {root} itself: give the name of a file in it")
     if not path.is_relative_to(folder):
-        raise ValueError(f"{name!r} leads out of {root}: only files in that folder are allowed, move or copy it there")
+        raise ValueError(
+            f"{name!r} leads out of {root}: only files in that folder are allowed, move or copy it there"
+        )
     return path
 
 

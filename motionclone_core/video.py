@@ -190,12 +190,16 @@ def _check_file(path: Path) -> None:
     if not head:
         raise VideoError(f"{path.name} is empty (0 bytes): copy or upload the video again")
     if head.startswith(_PLAYLISTS) or _is_text(head):
-        raise VideoError(f"{path.name} is a text file, not a video: choose a file such as .mp4, .webm or .gif")
+        raise VideoError(
+            f"{path.name} is a text file, not a video: choose a file such as .mp4, .webm or .gif"
+        )
 
 
 def _is_text(head: bytes) -> bool:
     # The last bytes may be the first half of a letter.
-    return b"\0" not in head and not head.decode("utf-8", errors="replace")[:-1].count("\N{REPLACEMENT CHARACTER}")
+    return (
+        b"\0" not in head and "\N{REPLACEMENT CHARACTER}" not in head.decode("utf-8", errors="replace")[:-1]
+    )
 
 
 @contextmanager
@@ -296,19 +300,23 @@ def _frames_between(timeline: _Timeline, name: str, start: float, end: float) ->
             f"({len(times)} frames): choose an earlier start"
         )
     if timeline.length + timeline.period < end < math.inf:
-        _log.warning("%s ends at %.2f s, before the %g s asked for; using what there is", name, timeline.length, end)
+        _log.warning(
+            "%s ends at %.2f s, before the %g s asked for; using what there is", name, timeline.length, end
+        )
     return first, bisect_left(times, end - _TIME_SLACK)
 
 
 def _check_whole(timeline: _Timeline, name: str, end: float) -> None:
     """Refuse a file that breaks off before ``end`` far from where its header says it does."""
     if timeline.cut:
-        _log.warning("%s is cut off; its last %d frames are left out, as they may be damaged", name, _DOUBTFUL_FRAMES)
+        _log.warning(
+            "%s is cut off; its last %d frames are left out, as they may be damaged", name, _DOUBTFUL_FRAMES
+        )
     if _breaks_off(timeline) and timeline.length < end - _TIME_SLACK:
         usable = math.floor((timeline.length + _TIME_SLACK) * 100) / 100
         raise TruncatedVideoError(
-            f"{name} breaks off: its header promises {timeline.promised} frames and {len(timeline.times)} can be "
-            f"used; copy or upload it again, or ask for a part that ends by {usable:g} s"
+            f"{name} breaks off: its header promises {timeline.promised} frames and {len(timeline.times)} "
+            f"can be used; copy or upload it again, or ask for a part that ends by {usable:g} s"
         )
 
 
@@ -323,12 +331,10 @@ def _breaks_off(timeline: _Timeline) -> bool:
 
 def _too_few(timeline: _Timeline, name: str, first: int, stop: int, frames: int) -> str:
     available = stop - first
-    rate = f"{name} has {timeline.fps:g} frames per second"
-    if available < 2:
-        return f"{frames} frames asked for and {available} there: {rate}; ask for a longer part, or an earlier start"
+    fewer = f"{available} frames or fewer, " if available >= 2 else ""
     return (
-        f"{frames} frames asked for and {available} there: {rate}; ask for {available} frames or fewer, "
-        f"a longer part, or an earlier start"
+        f"{frames} frames asked for and {available} there: {name} has {timeline.fps:g} frames per second; "
+        f"ask for {fewer}a longer part, or an earlier start"
     )
 
 
@@ -342,7 +348,9 @@ def _read_chosen(path: Path, indices: tuple[int, ...], *, width: int, height: in
                 position += 1
             decoded, picture = capture.retrieve() if position == index else (False, None)
             if not decoded:
-                raise VideoError(f"frame {index} of {path.name} can no longer be decoded: copy or upload it again")
+                raise VideoError(
+                    f"frame {index} of {path.name} can no longer be decoded: copy or upload it again"
+                )
             if images is None:
                 size = _target_size(picture, width=width, height=height)
                 images = np.empty((len(indices), *size, 3), dtype=np.float32)

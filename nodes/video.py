@@ -29,13 +29,13 @@ class LoadReferenceVideo(io.ComfyNode):
             node_id="MotionCloneLoadReferenceVideo",
             display_name="Load Reference Video (MotionClone)",
             category="MotionClone",
-            description="Reads evenly spaced frames of a video, from the first to the last of the chosen part.",
+            description="Reads evenly spaced frames of a video, first and last of the part included.",
             inputs=[
                 io.Combo.Input(
                     "video",
                     options=_videos_in_input(),
                     upload=io.UploadType.video,
-                    tooltip="A video in ComfyUI's input folder; the button uploads one. Animated GIFs work too.",
+                    tooltip="A video in ComfyUI's input folder; the button uploads one. GIFs work too.",
                 ),
                 *_part_inputs(),
                 *_size_inputs(),
@@ -46,13 +46,19 @@ class LoadReferenceVideo(io.ComfyNode):
                     display_name="fps",
                     tooltip="Frames per second at which the chosen frames play as fast as the video does.",
                 ),
-                io.Int.Output(display_name="frames", tooltip="How many frames there are; use it for the latent."),
+                io.Int.Output(
+                    display_name="frames", tooltip="How many frames there are; use it for the latent."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, video: str, start: float, length: float, frames: int, width: int, height: int) -> io.NodeOutput:
-        clip = read_frames(_file_of(video), frames=frames, start=start, duration=length, width=width, height=height)
+    def execute(
+        cls, video: str, start: float, length: float, frames: int, width: int, height: int
+    ) -> io.NodeOutput:
+        clip = read_frames(
+            _file_of(video), frames=frames, start=start, duration=length, width=width, height=height
+        )
         return io.NodeOutput(torch.from_numpy(clip.images), clip.fps, len(clip.indices))
 
     @classmethod
@@ -70,7 +76,7 @@ class LoadReferenceVideo(io.ComfyNode):
         except ValueError as error:
             return str(error)
         if not os.path.isfile(path):
-            return f"There is no video {video!r} in ComfyUI's folder {path.parent}: upload it, or choose another one"
+            return f"There is no video {video!r} in {path.parent}: upload it, or choose another one"
         return True
 
 
@@ -110,8 +116,8 @@ def _size_inputs() -> list[io.Input]:
             min=0,
             max=_MAX_SIDE,
             step=8,
-            tooltip=f"The {name} in pixels. The picture is scaled to cover the size, and what hangs over is cut "
-            f"off on both sides. 0 keeps the video's {name}, or follows the {other} if that is given.",
+            tooltip=f"The {name} in pixels. The picture is scaled to cover the size, and what hangs over is "
+            f"cut off on both sides. 0 keeps the video's {name}, or follows the {other} if that is given.",
         )
 
     return [side("width", "height"), side("height", "width")]
