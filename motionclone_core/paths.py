@@ -29,7 +29,7 @@ def resolve_inside(root: Path, name: str) -> Path:
         raise ValueError(f"{name!r} is not a file name: give the name of a file in {root}")
     if os.path.isabs(name):
         raise ValueError(
-            f"{name!r} is an absolute path: only files in {root} are allowed, give a name relative to that folder"
+            f"{name!r} is an absolute path: only files in {root} are allowed, give a name relative to it"
         )
     try:
         folder = Path(os.path.realpath(root))
