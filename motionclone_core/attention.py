@@ -24,7 +24,7 @@ def temporal_attention(q: Tensor, k: Tensor, heads: int) -> Tensor:
         heads: n.
 
     Returns:
-        Probabilities in float32, ``[r, n, f, f]``; rows sum to 1.
+        Probabilities in float32 (float64 for float64), ``[r, n, f, f]``; rows sum to 1.
 
     Raises:
         ValueError: the shapes differ or the channels do not divide into ``heads``.
@@ -36,8 +36,9 @@ def temporal_attention(q: Tensor, k: Tensor, heads: int) -> Tensor:
         )
     if q.shape[-1] % heads:
         raise ValueError(f"{q.shape[-1]} channels do not divide into {heads} heads")
-    q = rearrange(q.float(), "r f (n d) -> r n f d", n=heads)
-    k = rearrange(k.float(), "r f (n d) -> r n f d", n=heads)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q = rearrange(q.to(dtype), "r f (n d) -> r n f d", n=heads)
+    k = rearrange(k.to(dtype), "r f (n d) -> r n f d", n=heads)
     scores = torch.einsum("rnid,rnjd->rnij", q, k) * q.shape[-1] ** -0.5
     return scores.softmax(dim=-1)
 

@@ -35,5 +35,5 @@ def sparse_energy(attention: Tensor, values: Tensor, indices: Tensor) -> Tensor:
 
 
 def tap_energy(q: Tensor, k: Tensor, heads: int, values: Tensor, indices: Tensor) -> Tensor:
-    """`sparse_energy` of one tap's queries and keys, ``[p, f, n * d]`` each, in float32."""
+    """`sparse_energy` of one tap's queries and keys, ``[p, f, n * d]`` each, in float32 or better."""
     return sparse_energy(temporal_attention(q, k, heads), values, indices)

@@ -20,8 +20,8 @@ def uneven_timesteps(steps: int, guided_steps: int, ratio: float) -> list[int]:
 
     ``G`` points from 999 down to ``int((1 - ratio) * 1000)``, then ``N - G`` points from just below
     that down to 0, both evenly spaced and rounded (authors' published code). Two cases that it leaves
-    undefined start at 999 like any run: no guided step spreads all N over the whole schedule, a single
-    one lies at 999.
+    undefined start at 999 like any run: no guided step spreads all N over the whole schedule, and the
+    first part lies at 999 if it is a single step.
 
     Args:
         steps: N, at least 1.
@@ -44,9 +44,9 @@ def uneven_timesteps(steps: int, guided_steps: int, ratio: float) -> list[int]:
     _check_room("guided", guided_steps, TRAIN_TIMESTEPS - boundary)
     _check_room("unguided", steps - guided_steps, boundary)
     last = TRAIN_TIMESTEPS - 1
-    guided = [last] if guided_steps == 1 else _descending(boundary, last, guided_steps)
-    unguided = _descending(0, boundary - 1, steps - guided_steps)
-    return guided + unguided
+    if guided_steps == 0:
+        return _from_the_top(0, last, steps)
+    return _from_the_top(boundary, last, guided_steps) + _descending(0, boundary - 1, steps - guided_steps)
 
 
 def _check_room(name: str, steps: int, timesteps: int) -> None:
@@ -55,6 +55,11 @@ def _check_room(name: str, steps: int, timesteps: int) -> None:
             f"{steps} {name} steps do not fit: this ratio leaves {timesteps} timesteps for them; "
             f"ask for fewer steps or change the ratio"
         )
+
+
+def _from_the_top(low: int, high: int, count: int) -> list[int]:
+    # NumPy puts a single point at the low end.
+    return [high] if count == 1 else _descending(low, high, count)
 
 
 def _descending(low: int, high: int, count: int) -> list[int]:
@@ -85,18 +90,17 @@ class GuidanceWindow:
     def ramp(self, step: int, total_steps: int) -> float:
         """w_i of step ``step`` in a run of ``total_steps``; 0 outside the window.
 
-        A window that reaches past the end of the run ends there. ``(i + 1) / warm`` for i < warm;
-        ``(G - i) / cool`` for i > G - cool; else 1 (authors' published code).
+        A window that reaches past the end of the run ends there. The warm-up is ``(i + 1) / warm`` for
+        i < warm, the cool-down ``(G - i) / cool`` for i > G - cool. Where a short window makes the two
+        overlap they multiply, as they do in the authors' published code.
         """
         guided = min(self.guided_steps, total_steps - self.start_step)
         i = step - self.start_step
         if not 0 <= i < guided:
             return 0.0
-        if i < self.warm_up:
-            return (i + 1) / self.warm_up
-        if i > guided - self.cool_down:
-            return (guided - i) / self.cool_down
-        return 1.0
+        rise = (i + 1) / self.warm_up if i < self.warm_up else 1.0
+        fall = (guided - i) / self.cool_down if i > guided - self.cool_down else 1.0
+        return rise * fall
 
 
 @dataclass(frozen=True)

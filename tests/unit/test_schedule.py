@@ -1,0 +1,173 @@
+"""Timesteps, window and ramps, against the authors' formula and lists made by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from motionclone_core.schedule import PRESETS, GuidanceWindow, uneven_timesteps
+
+# Steps N, guided steps G, ratio r of the four published settings.
+PUBLISHED = {
+    "camera": (100, 50, 0.3),
+    "object": (300, 180, 0.4),
+    "image to video": (100, 40, 0.3),
+    "sketch": (200, 120, 0.4),
+}
+
+
+def published_formula(N, G, r):
+    boundary = int((1 - r) * 1000)
+    guided = np.round(np.linspace(boundary, 999, G))[::-1]
+    rest = np.round(np.linspace(0, boundary - 1, N - G))[::-1]
+    return np.concatenate([guided, rest]).astype(int).tolist()
+
+
+def test_presets_are_the_published_settings():
+    assert {name: (p.steps, p.guided_steps, p.ratio) for name, p in PRESETS.items()} == PUBLISHED
+    for preset in PRESETS.values():
+        # The paper's guidance scale s is cfg - 1.
+        assert (preset.weight, preset.warm_up, preset.cool_down, preset.cfg - 1) == (2000.0, 10, 10, 7.5)
+
+
+@pytest.mark.parametrize("setting", PUBLISHED.values(), ids=PUBLISHED)
+def test_timesteps_of_the_published_settings(setting):
+    assert uneven_timesteps(*setting) == published_formula(*setting)
+
+
+def test_timesteps_of_a_short_run_worked_out_by_hand():
+    # 4 from 700 to 999: spaced by 99 2/3; 2 from 0 to 699.
+    assert uneven_timesteps(6, 4, 0.3) == [999, 899, 800, 700, 699, 0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ((3, 1, 0.3), [999, 699, 0]),
+        ((1, 1, 0.3), [999]),
+        ((2, 1, 0.5), [999, 0]),
+        ((3, 3, 0.25), [999, 874, 750]),
+        ((4, 0, 0.3), [999, 666, 333, 0]),
+        ((1, 0, 0.3), [999]),
+        ((1000, 300, 0.3), list(range(999, -1, -1))),
+    ],
+)
+def test_edges_worked_out_by_hand(setting, expected):
+    assert uneven_timesteps(*setting) == expected
+
+
+@st.composite
+def settings_that_fit(draw):
+    ratio = draw(st.floats(0.002, 0.998))
+    boundary = int((1 - ratio) * 1000)
+    guided = draw(st.integers(0, 1000 - boundary))
+    rest = draw(st.integers(0 if guided else 1, boundary if guided else 1000))
+    return guided + rest, guided, ratio
+
+
+@given(settings_that_fit())
+def test_timesteps_fall_strictly_from_999(setting):
+    timesteps = uneven_timesteps(*setting)
+    assert len(timesteps) == setting[0]
+    assert timesteps[0] == 999
+    assert all(later < earlier for earlier, later in itertools.pairwise(timesteps))
+    assert timesteps[-1] >= 0
+    assert all(type(timestep) is int for timestep in timesteps)
+
+
+@given(settings_that_fit())
+def test_guided_timesteps_lie_in_the_noisy_part_and_the_others_below(setting):
+    _, guided, ratio = setting
+    if guided:
+        boundary = int((1 - ratio) * 1000)
+        timesteps = uneven_timesteps(*setting)
+        assert all(timestep >= boundary for timestep in timesteps[:guided])
+        assert all(timestep < boundary for timestep in timesteps[guided:])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ((0, 0, 0.3), ["steps is 0", "at least 1"]),
+        ((-3, 0, 0.3), ["steps is -3"]),
+        ((10, 11, 0.3), ["11 of 10 steps", "from 0 to 10"]),
+        ((10, -1, 0.3), ["-1 of 10 steps"]),
+        ((10, 5, 0.0), ["ratio is 0.0"]),
+        ((10, 5, 1.0), ["ratio is 1.0"]),
+        ((10, 5, float("nan")), ["ratio is nan"]),
+        ((10, 5, -0.2), ["ratio is -0.2"]),
+        ((400, 301, 0.3), ["301 guided steps", "300 timesteps"]),
+        ((800, 99, 0.3), ["701 unguided steps", "700 timesteps"]),
+        ((1001, 0, 0.3), ["1001 unguided steps", "1000 timesteps"]),
+    ],
+)
+def test_bad_settings_are_named_with_both_numbers(setting, words):
+    with pytest.raises(ValueError) as error:
+        uneven_timesteps(*setting)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def ramp(window, total):
+    return [window.ramp(step, total) for step in range(total)]
+
+
+UP = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("window", "total", "expected"),
+    [
+        # Shorter than either ramp: 1/10 * 4/10, 2/10 * 3/10 and back.
+        (GuidanceWindow(0, 4, 10, 10), 6, [0.04, 0.06, 0.06, 0.04, 0, 0]),
+        (GuidanceWindow(0, 4, 10, 0), 6, [0.1, 0.2, 0.3, 0.4, 0, 0]),
+        # i > G - cool: the full weight holds up to i = 40, the last step is 1 / cool.
+        (GuidanceWindow(0, 50, 10, 10), 100, UP + [1.0] * 31 + UP[-2::-1] + [0.0] * 50),
+        (GuidanceWindow(0, 3, 1, 1), 4, [1, 1, 1, 0]),
+        (GuidanceWindow(0, 3, 0, 0), 4, [1, 1, 1, 0]),
+        (GuidanceWindow(0, 6, 2, 4), 6, [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        # Where both ramps claim a step they multiply.
+        (GuidanceWindow(0, 4, 3, 4), 4, [1 / 3, 2 / 3 * 3 / 4, 2 / 4, 1 / 4]),
+        (GuidanceWindow(0, 5, 0, 5), 5, [1, 0.8, 0.6, 0.4, 0.2]),
+        # Counted from the first guided step.
+        (GuidanceWindow(3, 4, 2, 2), 9, [0, 0, 0, 0.5, 1, 1, 0.5, 0, 0]),
+        # Past the end of the run: G is what there is, so that it cools down all the same.
+        (GuidanceWindow(0, 50, 2, 2), 5, [0.5, 1, 1, 1, 0.5]),
+        (GuidanceWindow(2, 50, 2, 2), 5, [0, 0, 0.5, 1, 0.5]),
+        (GuidanceWindow(5, 50, 2, 2), 5, [0, 0, 0, 0, 0]),
+        (GuidanceWindow(7, 50, 2, 2), 5, [0, 0, 0, 0, 0]),
+        (GuidanceWindow(0, 0, 2, 2), 3, [0, 0, 0]),
+    ],
+)
+def test_ramps_made_by_hand(window, total, expected):
+    assert ramp(window, total) == pytest.approx(expected, rel=1e-15, abs=0)
+
+
+@pytest.mark.parametrize(("N", "G", "r"), PUBLISHED.values(), ids=PUBLISHED)
+def test_ramps_of_the_published_settings(N, G, r):
+    expected = [min(1, (i + 1) / 10, (G - i) / 10) if i < G else 0.0 for i in range(N)]
+    assert ramp(GuidanceWindow(0, G, 10, 10), N) == pytest.approx(expected, rel=1e-15, abs=0)
+
+
+def test_outside_the_run_nothing_is_guided():
+    window = GuidanceWindow(0, 50, 1, 1)
+    assert [window.ramp(step, 10) for step in (-1, 10, 11)] == [0.0, 0.0, 0.0]
+
+
+@given(
+    st.integers(0, 20), st.integers(0, 60), st.integers(0, 30), st.integers(0, 30), st.integers(1, 60)
+)
+def test_a_ramp_stays_between_0_and_1_and_is_positive_just_inside_the_window(start, G, warm, cool, total):
+    weights = ramp(GuidanceWindow(start, G, warm, cool), total)
+    inside = range(start, min(start + G, total))
+    assert [step for step, weight in enumerate(weights) if weight > 0] == list(inside)
+    assert max(weights) <= 1
+
+
+@pytest.mark.parametrize("name", ["start_step", "guided_steps", "warm_up", "cool_down"])
+def test_negative_steps_are_named(name):
+    with pytest.raises(ValueError, match=rf"{name} is -2: it cannot be negative"):
+        GuidanceWindow(**{name: -2})

@@ -1,0 +1,103 @@
+"""Tap names: their order and how people choose among them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from motionclone_core.taps import UnknownTapError, block_of, execution_order, select_taps, tap_name
+
+# SD 1.5 with AnimateDiff v3, in the order in which its UNet runs: two motion modules in each block on
+# the way down, one in the middle, three in each block on the way up, two attention layers in each.
+SD15 = [
+    *(f"down_blocks.{b}.motion.{m}.attention.{n}" for b in range(4) for m in range(2) for n in range(2)),
+    *(f"mid_block.motion.0.attention.{n}" for n in range(2)),
+    *(f"up_blocks.{b}.motion.{m}.attention.{n}" for b in range(4) for m in range(3) for n in range(2)),
+]
+
+
+def test_names_sort_into_the_order_of_execution():
+    shuffled = random.Random(0).sample(SD15, len(SD15))
+    assert sorted(shuffled, key=execution_order) == SD15
+
+
+def test_numbers_sort_as_numbers():
+    late, early = tap_name("up_blocks.10", 0, 0), tap_name("up_blocks.9", 11, 10)
+    assert sorted([late, early], key=execution_order) == [early, late]
+    assert execution_order(tap_name("up_blocks.1", 2, 10)) > execution_order(tap_name("up_blocks.1", 2, 9))
+
+
+def test_a_name_and_its_block():
+    assert tap_name("up_blocks.1", 0, 1) == "up_blocks.1.motion.0.attention.1"
+    assert tap_name("mid_block", 0, 0) == "mid_block.motion.0.attention.0"
+    assert [block_of(name) for name in (SD15[0], SD15[16], SD15[-1])] == [
+        "down_blocks.0",
+        "mid_block",
+        "up_blocks.3",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "to_q", "up_blocks.1", "x.mid_block.motion.0.attention.0", "mid_block.motion.0.attention.0.values"],
+)
+def test_what_is_no_tap_name_is_refused_by_name(name):
+    with pytest.raises(ValueError) as error:
+        execution_order(name)
+    assert repr(name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ("up_blocks.1", [name for name in SD15 if name.startswith("up_blocks.1.")]),
+        ("up_blocks.1.motion.2", ["up_blocks.1.motion.2.attention.0", "up_blocks.1.motion.2.attention.1"]),
+        ("up_blocks.1.motion.2.attention.1", ["up_blocks.1.motion.2.attention.1"]),
+        ("mid_block", SD15[16:18]),
+        ("down_blocks.*", SD15[:16]),
+        ("down_blocks", SD15[:16]),
+        ("*", SD15),
+        ("*.attention.0", SD15[::2]),
+        ("up_blocks.[02]", None),
+        ("up_blocks.[02].*", [n for n in SD15 if n.startswith(("up_blocks.0.", "up_blocks.2."))]),
+        # Order of execution whatever the order of the patterns, each once, spaces and empty parts ignored.
+        (" mid_block ,, down_blocks.3 , mid_block.*,", SD15[12:18]),
+    ],
+)
+def test_patterns_choose_in_the_order_of_execution(patterns, expected):
+    shuffled = random.Random(1).sample(SD15, len(SD15))
+    if expected is None:
+        with pytest.raises(UnknownTapError):
+            select_taps(shuffled, patterns)
+    else:
+        assert select_taps(shuffled, patterns) == tuple(expected)
+
+
+def test_the_default_block_of_sd15_has_six():
+    assert len(select_taps(SD15, "up_blocks.1")) == 6
+
+
+def test_a_block_is_not_matched_by_the_beginning_of_its_number():
+    names = [tap_name("up_blocks.1", 0, 0), tap_name("up_blocks.10", 0, 0)]
+    assert select_taps(names, "up_blocks.1") == (names[0],)
+
+
+def test_one_pattern_without_a_match_is_an_error_that_lists_the_blocks():
+    with pytest.raises(UnknownTapError) as error:
+        select_taps(SD15, "up_blocks.1, up_blocks.7")
+    message = str(error.value)
+    assert "'up_blocks.7'" in message
+    assert "down_blocks.0, down_blocks.1, down_blocks.2, down_blocks.3, mid_block, up_blocks.0" in message
+    assert message.count("up_blocks.3") == 1
+
+
+@pytest.mark.parametrize("patterns", ["", " ", ",", " , ,"])
+def test_no_pattern_is_an_error_that_lists_the_blocks(patterns):
+    with pytest.raises(UnknownTapError, match=r"no block was named.*up_blocks\.3"):
+        select_taps(SD15, patterns)
+
+
+def test_a_model_without_taps_is_said_to_have_none():
+    with pytest.raises(UnknownTapError, match="none"):
+        select_taps([], "up_blocks.1")
