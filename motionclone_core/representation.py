@@ -84,9 +84,12 @@ class TapRepresentation:
                 f"values and indices need one shape [positions, heads, frames, k], got "
                 f"{tuple(self.values.shape)} and {tuple(self.indices.shape)}"
             )
-        if self.values.shape[0] != self.grid[0] * self.grid[1]:
-            raise ValueError(f"{self.values.shape[0]} positions do not fill a grid of "
-                             f"{self.grid[0]} x {self.grid[1]}")
+        if min(self.grid) < 1 or self.values.shape[0] != self.grid[0] * self.grid[1]:
+            raise ValueError(
+                f"{self.values.shape[0]} positions do not fill a grid of {self.grid[0]} x {self.grid[1]}"
+            )
+        if self.heads < 1:
+            raise ValueError("a tap has 0 heads: at least 1 is needed")
         if not 1 <= self.k <= self.frames:
             raise ValueError(f"{self.k} entries are kept of rows that have {self.frames}")
 
@@ -125,13 +128,24 @@ class TapRepresentation:
     def compact(cls, values: Tensor, indices: Tensor, grid: tuple[int, int]) -> TapRepresentation:
         """Store ``values`` in float16 and ``indices`` in the smallest integer type, on the CPU."""
         frames = values.shape[2]
-        return cls(values.to("cpu", torch.float16), indices.to("cpu", index_dtype(frames)), grid)
+        return cls(values.detach().to("cpu", torch.float16), indices.to("cpu", index_dtype(frames)), grid)
 
 
 def _cells_under(start: int, length: int, times: int, cells: int) -> Tensor:
     side = 2**times
     centres = start + (torch.arange(halved(length, times)) + 0.5) * side
     return (centres / side).floor().long().clamp(0, cells - 1)
+
+
+def _require_grid(name: str, grid: tuple[int, int], latent_size: tuple[int, int]) -> None:
+    if min(latent_size) < 1:
+        raise ValueError(f"a latent of {latent_size[1]} x {latent_size[0]} cells is empty")
+    times = halvings(latent_size, grid[0] * grid[1])
+    if grid != (halved(latent_size[0], times), halved(latent_size[1], times)):
+        raise ValueError(
+            f"{name} has a grid of {grid[1]} x {grid[0]} cells, which no halving of a latent of "
+            f"{latent_size[1]} x {latent_size[0]} cells gives"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,6 +188,8 @@ class MotionRepresentation:
             found = {getattr(tap, what) for tap in self.taps.values()}
             if len(found) > 1:
                 raise ValueError(f"the taps of one representation differ in {what}: {sorted(found)}")
+        for name, tap in self.taps.items():
+            _require_grid(name, tap.grid, self.latent_size)
 
     @property
     def frames(self) -> int:

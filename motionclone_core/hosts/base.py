@@ -20,7 +20,7 @@ from torch import Tensor
 from ..representation import Crop
 
 
-class StopForward(Exception):  # noqa: N818 - a signal, no error
+class StopForward(Exception):
     """Raised by an observer that has what it came for: the host ends the model call."""
 
 
