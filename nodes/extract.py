@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.sample
 import torch
 from comfy_api.latest import io
-
-import comfy.sample
 
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
 from ..motionclone_core.hosts.comfy_runtime import run_once
 from ..motionclone_core.representation import Provenance
 from ..motionclone_core.taps import DEFAULT_BLOCKS, select_taps
-from .sockets import CATEGORY, MotionRep
+from .sockets import MotionRep, node_schema
 
 
 class ExtractMotionRepresentation(io.ComfyNode):
@@ -23,65 +22,86 @@ class ExtractMotionRepresentation(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the class."""
-        return io.Schema(
+        return node_schema(
             node_id="MotionCloneExtract",
             display_name="Extract Motion Representation",
-            category=CATEGORY,
             description="Reads the motion of a reference video off the model's temporal attention, in one "
             "denoising step. Connect either a LATENT, or images and a VAE.",
             search_aliases=["motion clone", "motion transfer", "motion reference", "animatediff motion"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A model that an AnimateDiff-Evolved loader has patched; the one you sample with."
+                    "model",
+                    tooltip="A model that an AnimateDiff-Evolved loader has patched; the one you sample with.",
                 ),
                 io.Conditioning.Input(
-                    "conditioning", tooltip="What the reference is read under. Normally CLIP Text Encode with an empty text."
+                    "conditioning",
+                    tooltip="What the reference is read under. Normally CLIP Text Encode with an empty text.",
                 ),
                 io.Int.Input(
-                    "t_alpha", default=DEFAULT_T_ALPHA, min=0, max=999,
-                    tooltip="Noise level of the reading, a timestep: 400 as published. Higher sees coarser motion only.",
+                    "t_alpha",
+                    default=DEFAULT_T_ALPHA,
+                    min=0,
+                    max=999,
+                    tooltip="Noise level of the reading, a timestep: 400 as published. Higher sees coarser motion.",
                 ),
                 io.Int.Input(
-                    "k", default=1, min=1, max=1024,
+                    "k",
+                    default=1,
+                    min=1,
+                    max=1024,
                     tooltip="Entries of temporal attention to keep per row, from 1 to the number of frames. 1 as "
                     "published; more lets appearance leak in.",
                 ),
                 io.String.Input(
-                    "blocks", default=DEFAULT_BLOCKS,
+                    "blocks",
+                    default=DEFAULT_BLOCKS,
                     tooltip="Blocks to read, separated by commas: up_blocks.1 (published), down_blocks.2, mid_block, "
                     "or parts such as up_blocks.1.motion.0.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
                     tooltip="Seed of the noise that is added to the reference.",
                 ),
                 io.Image.Input(
-                    "images", optional=True,
-                    tooltip="Frames of the reference, at the size you will sample at. Needs the VAE; leave the latent empty.",
+                    "images",
+                    optional=True,
+                    tooltip="Frames of the reference, at the size to sample at. Needs the VAE; leave latent empty.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
                 io.Latent.Input(
-                    "latent", optional=True, tooltip="The reference, encoded already. Leave images and VAE empty."
+                    "latent",
+                    optional=True,
+                    tooltip="The reference, encoded already. Leave images and VAE empty.",
                 ),
                 io.String.Input(
-                    "source", default="", optional=True,
+                    "source",
+                    default="",
+                    optional=True,
                     tooltip="A name for the reference, kept in the representation and in saved files.",
                 ),
             ],
-            outputs=[MotionRep.Output("motion_rep", display_name="motion_rep", tooltip="The motion of the reference.")],
+            outputs=[
+                MotionRep.Output(
+                    "motion_rep", display_name="motion_rep", tooltip="The motion of the reference."
+                )
+            ],
         )
 
     @classmethod
     def execute(
         cls,
-        model: Any,  # noqa: ANN401 - ComfyUI's types
-        conditioning: Any,  # noqa: ANN401
+        model: Any,
+        conditioning: Any,
         t_alpha: int,
         k: int,
         blocks: str,
         seed: int,
         images: torch.Tensor | None = None,
-        vae: Any = None,  # noqa: ANN401
+        vae: Any = None,
         latent: dict[str, Any] | None = None,
         source: str = "",
     ) -> io.NodeOutput:
@@ -95,14 +115,20 @@ class ExtractMotionRepresentation(io.ComfyNode):
         builder = RepresentationBuilder(taps, k=k, frames=frames, latent_size=size)
         noise = comfy.sample.prepare_noise(samples, seed)
         run_once(
-            model, builder, latent=samples, noise=noise, timestep=t_alpha, conditioning=conditioning, seed=seed
+            model,
+            builder,
+            latent=samples,
+            noise=noise,
+            timestep=t_alpha,
+            conditioning=conditioning,
+            seed=seed,
         )
         identity = host.identity
         provenance = Provenance(source, identity.architecture, identity.fingerprint, t_alpha, seed)
         return io.NodeOutput(builder.representation(provenance))
 
 
-def _reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> int:  # noqa: ANN401
+def _reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> int:
     """Frames of the reference, from whichever inputs are connected."""
     if (images is None) == (latent is None):
         raise ValueError(

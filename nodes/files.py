@@ -7,10 +7,10 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..motionclone_core.paths import resolve_inside
+from ..motionclone_core.paths import list_inside, resolve_inside
 from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.serialization import SUFFIX, load_representation, next_free, save_representation
-from .sockets import CATEGORY, MotionRep
+from .sockets import MotionRep, node_schema
 
 FOLDER = "motion_reps"
 _OUTPUT_MARK = " [output]"
@@ -32,10 +32,8 @@ def _model_folders() -> list[Path]:
 
 
 def _names_in(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob(f"*{SUFFIX}")
-        if path.is_file() and not path.name.startswith(".")
-    )
+    names = list_inside(folder) if folder.is_dir() else []
+    return [name for name in names if name.endswith(SUFFIX) and not Path(name).name.startswith(".")]
 
 
 def _choices() -> list[str]:
@@ -63,22 +61,30 @@ class SaveMotionRep(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the class."""
-        return io.Schema(
+        return node_schema(
             node_id="MotionCloneSaveMotionRep",
             display_name="Save Motion Rep",
-            category=CATEGORY,
             description="Saves a motion as a safetensors file under motion_reps/ in the output or models folder. "
             "Never overwrites: names are numbered.",
             search_aliases=["motion clone", "save motion", "export motion"],
             is_output_node=True,
             inputs=[
                 MotionRep.Input("motion_rep", tooltip="The motion to save."),
-                io.String.Input("filename_prefix", default="motion",
-                                tooltip="Start of the file's name; may hold a subfolder, such as camera/pan."),
-                io.Combo.Input("folder", options=["output", "models"], default="output",
-                               tooltip="Where motion_reps/ lies. Load Motion Rep lists both."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="motion",
+                    tooltip="Start of the file's name; may hold a subfolder, such as camera/pan.",
+                ),
+                io.Combo.Input(
+                    "folder",
+                    options=["output", "models"],
+                    default="output",
+                    tooltip="Where motion_reps/ lies. Load Motion Rep lists both.",
+                ),
             ],
-            outputs=[io.String.Output("file", display_name="file", tooltip="The name that Load Motion Rep lists.")],
+            outputs=[
+                io.String.Output("file", display_name="file", tooltip="The name that Load Motion Rep lists.")
+            ],
         )
 
     @classmethod
@@ -97,15 +103,17 @@ class LoadMotionRep(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the class."""
-        return io.Schema(
+        return node_schema(
             node_id="MotionCloneLoadMotionRep",
             display_name="Load Motion Rep",
-            category=CATEGORY,
             description="Loads a motion that Save Motion Rep wrote.",
             search_aliases=["motion clone", "load motion", "import motion"],
             inputs=[
-                io.Combo.Input("file", options=_choices(),
-                               tooltip="Motions under motion_reps/ in the models and output folders."),
+                io.Combo.Input(
+                    "file",
+                    options=_choices(),
+                    tooltip="Motions under motion_reps/ in the models and output folders.",
+                ),
             ],
             outputs=[MotionRep.Output("motion_rep", display_name="motion_rep", tooltip="The saved motion.")],
         )
@@ -117,7 +125,9 @@ class LoadMotionRep(io.ComfyNode):
             path = _locate(file)
         except ValueError as error:
             return str(error)
-        return True if path.is_file() else f"there is no motion file {file!r}: it may have been moved or deleted"
+        return (
+            True if path.is_file() else f"there is no motion file {file!r}: it may have been moved or deleted"
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:

@@ -5,39 +5,55 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io
-
 import comfy.samplers
+from comfy_api.latest import io
 
 from ..motionclone_core.guidance import DEFAULT_WEIGHT, MotionGuidance
 from ..motionclone_core.hosts import comfy_sampling
 from ..motionclone_core.hosts.comfy_runtime import with_guidance
 from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.schedule import PRESETS, UPDATE_RULES, GuidanceWindow, Preset, UpdateRule
-from .sockets import CATEGORY, MotionRep
+from .sockets import MotionRep, node_schema
 
 _CUSTOM = "custom"
 
 
 def _weight_input() -> io.Float.Input:
     return io.Float.Input(
-        "weight", default=DEFAULT_WEIGHT, min=0.0, max=1e6, step=50.0, round=False,
+        "weight",
+        default=DEFAULT_WEIGHT,
+        min=0.0,
+        max=1e6,
+        step=50.0,
+        round=False,
         tooltip="How strongly the motion is followed: lambda, 2000 as published. 0 is off.",
     )
 
 
 def _window_inputs() -> list[io.Int.Input]:
     return [
-        io.Int.Input("warm_up", default=10, min=0, max=10000,
-                     tooltip="Guided steps over which the strength rises at the start."),
-        io.Int.Input("cool_down", default=10, min=0, max=10000,
-                     tooltip="Guided steps over which the strength falls at the end."),
+        io.Int.Input(
+            "warm_up",
+            default=10,
+            min=0,
+            max=10000,
+            tooltip="Guided steps over which the strength rises at the start.",
+        ),
+        io.Int.Input(
+            "cool_down",
+            default=10,
+            min=0,
+            max=10000,
+            tooltip="Guided steps over which the strength falls at the end.",
+        ),
     ]
 
 
 def _update_rule_input() -> io.Combo.Input:
     return io.Combo.Input(
-        "update_rule", options=list(UPDATE_RULES), default="published",
+        "update_rule",
+        options=list(UPDATE_RULES),
+        default="published",
         tooltip="published: as the authors' program does it. paper: Eq. 2 to the letter, about 30 times weaker at "
         "50 guided steps, so raise the weight.",
     )
@@ -45,12 +61,28 @@ def _update_rule_input() -> io.Combo.Input:
 
 def _steps_inputs() -> list[io.WidgetInput]:
     return [
-        io.Int.Input("steps", default=100, min=1, max=1000, tooltip="All steps: 100 for camera motion, 300 for "
-                     "object motion as published."),
-        io.Int.Input("guided_steps", default=50, min=0, max=1000,
-                     tooltip="Steps, counted from the first, that follow the motion."),
-        io.Float.Input("ratio", default=0.3, min=0.01, max=0.99, step=0.01,
-                       tooltip="The noisiest part of the noise schedule, which the guided steps share."),
+        io.Int.Input(
+            "steps",
+            default=100,
+            min=1,
+            max=1000,
+            tooltip="All steps: 100 for camera motion, 300 for object motion as published.",
+        ),
+        io.Int.Input(
+            "guided_steps",
+            default=50,
+            min=0,
+            max=1000,
+            tooltip="Steps, counted from the first, that follow the motion.",
+        ),
+        io.Float.Input(
+            "ratio",
+            default=0.3,
+            min=0.01,
+            max=0.99,
+            step=0.01,
+            tooltip="The noisiest part of the noise schedule, which the guided steps share.",
+        ),
     ]
 
 
@@ -60,20 +92,29 @@ class ApplyMotionGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the class."""
-        return io.Schema(
+        return node_schema(
             node_id="MotionCloneApplyGuidance",
             display_name="Apply Motion Guidance",
-            category=CATEGORY,
             description="Makes the model follow a motion while any KSampler or SamplerCustom samples it. Right for "
             "euler and ddim; samplers that it does not fit are refused when they run.",
             search_aliases=["motion clone", "motion transfer", "motion guidance"],
             inputs=[
-                io.Model.Input("model", tooltip="The AnimateDiff model that you would connect to the sampler."),
+                io.Model.Input(
+                    "model", tooltip="The AnimateDiff model that you would connect to the sampler."
+                ),
                 MotionRep.Input("motion_rep", tooltip="The motion to follow."),
                 _weight_input(),
-                io.Int.Input("start_step", default=0, min=0, max=10000, tooltip="The first guided step of a run."),
-                io.Int.Input("guided_steps", default=50, min=0, max=10000, tooltip="How many steps are guided; "
-                             "about half of the sampler's steps. More than the run has means all of them."),
+                io.Int.Input(
+                    "start_step", default=0, min=0, max=10000, tooltip="The first guided step of a run."
+                ),
+                io.Int.Input(
+                    "guided_steps",
+                    default=50,
+                    min=0,
+                    max=10000,
+                    tooltip="How many steps are guided; "
+                    "about half of the sampler's steps. More than the run has means all of them.",
+                ),
                 *_window_inputs(),
                 _update_rule_input(),
             ],
@@ -83,7 +124,7 @@ class ApplyMotionGuidance(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,  # noqa: ANN401
+        model: Any,
         motion_rep: MotionRepresentation,
         weight: float,
         start_step: int,
@@ -103,10 +144,9 @@ class MotionCloneScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the class."""
-        return io.Schema(
+        return node_schema(
             node_id="MotionCloneScheduler",
             display_name="MotionClone Scheduler",
-            category=CATEGORY,
             description="The uneven timesteps of the published program, for SamplerCustom.",
             search_aliases=["motion clone", "uneven timesteps", "sigmas"],
             inputs=[
@@ -117,7 +157,7 @@ class MotionCloneScheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, steps: int, guided_steps: int, ratio: float) -> io.NodeOutput:  # noqa: ANN401
+    def execute(cls, model: Any, steps: int, guided_steps: int, ratio: float) -> io.NodeOutput:
         """See the class."""
         sigmas, _ = comfy_sampling.uneven_sigmas(model, steps=steps, guided_steps=guided_steps, ratio=ratio)
         return io.NodeOutput(sigmas)
@@ -129,10 +169,9 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the class."""
-        return io.Schema(
+        return node_schema(
             node_id="MotionCloneGuidedKSampler",
             display_name="MotionClone Guided KSampler",
-            category=CATEGORY,
             description="A KSampler with one wire more: the new video follows the motion representation.",
             search_aliases=["motion clone", "motion transfer", "motion ksampler", "animatediff ksampler"],
             inputs=[
@@ -140,26 +179,54 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                 MotionRep.Input("motion_rep", tooltip="The motion to follow."),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
-                io.Latent.Input("latent_image", tooltip="As many frames, and the size, that the representation has."),
+                io.Latent.Input(
+                    "latent_image", tooltip="As many frames, and the size, that the representation has."
+                ),
                 io.Combo.Input(
-                    "preset", options=[_CUSTOM, *PRESETS], default=_CUSTOM,
+                    "preset",
+                    options=[_CUSTOM, *PRESETS],
+                    default=_CUSTOM,
                     tooltip="A published setting. It replaces steps, guided steps, ratio, cfg, weight, warm-up, "
                     "cool-down and the scheduler below; custom uses what you set.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="Seed of the starting noise."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the starting noise.",
+                ),
                 *_steps_inputs(),
-                io.Float.Input("cfg", default=8.5, min=0.0, max=100.0, step=0.1, round=0.01,
-                               tooltip="ComfyUI's scale: 8.5 here is the 7.5 of the paper."),
-                io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
-                               tooltip="euler and ddim are exact; samplers that guidance does not fit are refused."),
+                io.Float.Input(
+                    "cfg",
+                    default=8.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="ComfyUI's scale: 8.5 here is the 7.5 of the paper.",
+                ),
                 io.Combo.Input(
-                    "scheduler", options=[comfy_sampling.SCHEDULER, *comfy.samplers.SCHEDULER_NAMES],
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="euler",
+                    tooltip="euler and ddim are exact; samplers that guidance does not fit are refused.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=[comfy_sampling.SCHEDULER, *comfy.samplers.SCHEDULER_NAMES],
                     default=comfy_sampling.SCHEDULER,
                     tooltip="motionclone lays out the steps unevenly, by ratio; the others are ComfyUI's own.",
                 ),
-                io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01,
-                               tooltip="Below 1 keeps something of the latent that is fed in."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 keeps something of the latent that is fed in.",
+                ),
                 _weight_input(),
                 *_window_inputs(),
                 _update_rule_input(),
@@ -170,10 +237,10 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,  # noqa: ANN401
+        model: Any,
         motion_rep: MotionRepresentation,
-        positive: Any,  # noqa: ANN401
-        negative: Any,  # noqa: ANN401
+        positive: Any,
+        negative: Any,
         latent_image: dict[str, Any],
         preset: str,
         seed: int,
@@ -201,7 +268,13 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         chosen = replace(chosen, guided_steps=guided)
         guidance = MotionGuidance.of(motion_rep, chosen, update_rule)
         latent = comfy_sampling.sample(
-            with_guidance(model, guidance), sampler=sampler_name, sigmas=sigmas, cfg=chosen.cfg,
-            positive=positive, negative=negative, latent=latent_image, seed=seed,
+            with_guidance(model, guidance),
+            sampler=sampler_name,
+            sigmas=sigmas,
+            cfg=chosen.cfg,
+            positive=positive,
+            negative=negative,
+            latent=latent_image,
+            seed=seed,
         )
         return io.NodeOutput(latent)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from comfy_api.latest import io
 
 MotionRep = io.Custom("MOTION_REP")
 """Carries a `motionclone_core.representation.MotionRepresentation`."""
 
 CATEGORY = "MotionClone"
+
+_SCHEMA_FIELDS = frozenset(inspect.signature(io.Schema).parameters)
+
+
+def node_schema(**fields: Any) -> io.Schema:
+    """An `io.Schema` of this pack's category; fields that this ComfyUI does not know yet are left out.
+
+    ComfyUI 0.8 has no ``search_aliases``.
+    """
+    known = {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
+    return io.Schema(category=CATEGORY, **known)

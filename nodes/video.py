@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..motionclone_core.paths import list_inside, resolve_inside
 from ..motionclone_core.video import read_frames
+from .sockets import node_schema
 
 _MAX_SIDE = 8192
 _MAX_SECONDS = 100_000.0
@@ -25,10 +26,10 @@ class LoadReferenceVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MotionCloneLoadReferenceVideo",
-            display_name="Load Reference Video (MotionClone)",
-            category="MotionClone",
+            display_name="Load Reference Video",
+            search_aliases=["motion clone", "motion reference", "video frames"],
             description="Reads evenly spaced frames of a video, first and last of the part included.",
             inputs=[
                 io.Combo.Input(

@@ -28,7 +28,7 @@ def _ordinary(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _each(argument: Any) -> Any:  # noqa: ANN401 - whatever a torch function takes
+def _each(argument: Any) -> Any:
     if type(argument) in _PLAIN:
         return _ordinary(argument)
     if type(argument) in (list, tuple):
@@ -44,8 +44,8 @@ class ConstantWeights(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         # Reading or setting an attribute must reach the tensor itself, not an alias of it.
         if getattr(func, "__name__", None) in _ATTRIBUTE_ACCESS:

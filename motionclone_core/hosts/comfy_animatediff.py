@@ -26,7 +26,7 @@ class AnimateDiffHost:
         UnsupportedModelError: the MODEL carries no motion module, or several.
     """
 
-    def __init__(self, patcher: Any) -> None:  # noqa: ANN401 - comfy.model_patcher.ModelPatcher
+    def __init__(self, patcher: Any) -> None:
         motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)
         if not motion_models:
             raise UnsupportedModelError(
@@ -114,7 +114,7 @@ class AnimateDiffHost:
         return None if params is None else params.context_options.context_length
 
 
-def _self_attention(module: Any) -> Iterator[Any]:  # noqa: ANN401 - AnimateDiff-Evolved's modules
+def _self_attention(module: Any) -> Iterator[Any]:
     for block in module.temporal_transformer.transformer_blocks:
         yield from (attention for attention in block.attention_blocks if not attention.is_cross_attention)
 
@@ -122,7 +122,7 @@ def _self_attention(module: Any) -> Iterator[Any]:  # noqa: ANN401 - AnimateDiff
 def _tapped(
     name: str, original: Callable[..., Tensor], observer: AttentionObserver, before_tap: Callable[[], None]
 ) -> Callable[..., Tensor]:
-    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         before_tap()
         observer.observe(name, q, k, heads)
         return original(q, k, v, heads, *args, **kwargs)

@@ -20,12 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import comfy.model_management
 import comfy.samplers
+import torch
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ..representation import Crop
 from .autograd import recording
@@ -48,13 +47,13 @@ class GuidanceError(ValueError):
 
 
 def run_once(
-    patcher: Any,  # noqa: ANN401 - comfy.model_patcher.ModelPatcher
+    patcher: Any,
     observer: AttentionObserver,
     *,
     latent: Tensor,
     noise: Tensor,
     timestep: float,
-    conditioning: Any,  # noqa: ANN401 - ComfyUI CONDITIONING
+    conditioning: Any,
     seed: int,
 ) -> None:
     """Noise a latent to ``timestep`` and run the model on it once, conditional pass only.
@@ -93,7 +92,7 @@ def _call_model_once(
 
 
 def _observed_call(host: AnimateDiffHost, observer: AttentionObserver) -> Callable[..., Tensor]:
-    def wrapper(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    def wrapper(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with host.observing(observer, _raise_if_cancelled):
             try:
                 return executor(x, *args, **kwargs)
@@ -143,7 +142,7 @@ class _Run:
         return _Step(index, strength) if strength > 0.0 else None
 
 
-def with_guidance(patcher: Any, guide: Guide) -> Any:  # noqa: ANN401 - ModelPatcher
+def with_guidance(patcher: Any, guide: Guide) -> Any:
     """A clone of the MODEL that any sampler node guides by ``guide``.
 
     Raises:
@@ -165,7 +164,7 @@ def with_guidance(patcher: Any, guide: Guide) -> Any:  # noqa: ANN401 - ModelPat
     return patcher
 
 
-def without_guidance(patcher: Any) -> Any:  # noqa: ANN401 - ModelPatcher
+def without_guidance(patcher: Any) -> Any:
     """A clone of the MODEL with no motion guidance on it."""
     patcher = patcher.clone()
     for wrapper in (
@@ -179,12 +178,12 @@ def without_guidance(patcher: Any) -> Any:  # noqa: ANN401 - ModelPatcher
     return patcher
 
 
-def _is_dynamic(patcher: Any) -> bool:  # noqa: ANN401 - ModelPatcher; ComfyUI before 0.9 has no is_dynamic
+def _is_dynamic(patcher: Any) -> bool:
     return bool(getattr(patcher, "is_dynamic", lambda: False)())
 
 
 def _outer_sample(guide: Guide) -> Callable[..., Tensor]:
-    def wrapper(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    def wrapper(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
         host = AnimateDiffHost(guider.model_patcher)
         video = VideoSize(noise.shape[0], noise.shape[-2], noise.shape[-1])
@@ -202,7 +201,7 @@ def _outer_sample(guide: Guide) -> Callable[..., Tensor]:
     return wrapper
 
 
-def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     run: _Run = args[0]["model_options"]["transformer_options"][_KEY]
     total = len(sigmas) - 1
     if any(run.guide.strength(step, total) > 0.0 for step in range(total)):
@@ -211,7 +210,7 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
 
 
 def _predict_noise(
-    executor: Any, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None  # noqa: ANN401
+    executor: Any, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None
 ) -> Tensor:
     run: _Run = model_options["transformer_options"][_KEY]
     step = run.begin(timestep, model_options)
@@ -240,7 +239,7 @@ def _predict_noise(
 
 
 def _calc_cond_batch(
-    executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict  # noqa: ANN401
+    executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict
 ) -> list[Tensor]:
     run: _Run = model_options["transformer_options"][_KEY]
     step = run.step
@@ -264,14 +263,14 @@ def _calc_cond_batch(
 
 
 def _apply_model(
-    executor: Any,  # noqa: ANN401
+    executor: Any,
     x: Tensor,
     t: Tensor,
     c_concat: Tensor | None,
     c_crossattn: Tensor | None,
     control: Mapping[str, list] | None,
     transformer_options: dict,
-    **kwargs: Any,  # noqa: ANN401
+    **kwargs: Any,
 ) -> Tensor:
     run: _Run | None = transformer_options.get(_KEY)
     if run is None or not run.in_guided_pass or run.step is None:
@@ -284,7 +283,9 @@ def _apply_model(
         x = x.detach().clone().requires_grad_()
         observer = run.guide.observer(x, [step.crops[uuid] for uuid in uuids])
         with run.host.observing(observer, _raise_if_cancelled):
-            prediction = executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs).detach()
+            prediction = executor(
+                x, t, c_concat, c_crossattn, control, transformer_options, **kwargs
+            ).detach()
         gradient = observer.result()
     step.calls.update(zip(uuids, gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
@@ -314,8 +315,8 @@ def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Cr
 
 
 def _fused(
-    executor: Any,  # noqa: ANN401
-    model: Any,  # noqa: ANN401
+    executor: Any,
+    model: Any,
     cond: Sequence[dict],
     calls: Mapping[Any, Tensor],
     x_in: Tensor,

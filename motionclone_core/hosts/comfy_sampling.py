@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
+from torch import Tensor
 
 from ..schedule import Preset, uneven_timesteps
 
@@ -23,12 +22,12 @@ _BETA_RANGE = (0.00085, 0.012)
 _SCHEDULE_TOLERANCE = 0.02
 
 
-def require_sampler(sampler: Any) -> None:  # noqa: ANN401 - comfy.samplers.Sampler
+def require_sampler(sampler: Any) -> None:
     """Refuse a sampler that motion guidance is wrong for."""
 
 
 def uneven_sigmas(
-    patcher: Any, *, steps: int, guided_steps: int, ratio: float, denoise: float = 1.0  # noqa: ANN401
+    patcher: Any, *, steps: int, guided_steps: int, ratio: float, denoise: float = 1.0
 ) -> tuple[Tensor, int]:
     """The uneven timesteps as sigmas.
 
@@ -58,16 +57,21 @@ def uneven_sigmas(
 
 
 def scheduler_sigmas(
-    patcher: Any, *, scheduler: str, sampler: str, steps: int, denoise: float = 1.0  # noqa: ANN401
+    patcher: Any, *, scheduler: str, sampler: str, steps: int, denoise: float = 1.0
 ) -> Tensor:
     """Sigmas of one of ComfyUI's own schedulers, as its KSampler lays them out for ``sampler``."""
     return comfy.samplers.KSampler(
-        patcher, steps=steps, device=patcher.load_device, sampler=sampler, scheduler=scheduler, denoise=denoise
+        patcher,
+        steps=steps,
+        device=patcher.load_device,
+        sampler=sampler,
+        scheduler=scheduler,
+        denoise=denoise,
     ).sigmas
 
 
 def sigmas_for(
-    patcher: Any, *, scheduler: str, sampler: str, preset: Preset, denoise: float  # noqa: ANN401
+    patcher: Any, *, scheduler: str, sampler: str, preset: Preset, denoise: float
 ) -> tuple[Tensor, int]:
     """Sigmas of a setting under any scheduler, and how many of their steps are guided."""
     if scheduler == SCHEDULER:
@@ -81,13 +85,13 @@ def sigmas_for(
 
 
 def sample(
-    patcher: Any,  # noqa: ANN401
+    patcher: Any,
     *,
     sampler: str,
     sigmas: Tensor,
     cfg: float,
-    positive: Any,  # noqa: ANN401
-    negative: Any,  # noqa: ANN401
+    positive: Any,
+    negative: Any,
     latent: dict[str, Any],
     seed: int,
 ) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def sample(
     return {**latent, "samples": result}
 
 
-def _warn_about_noise_schedule(sampling: Any) -> None:  # noqa: ANN401
+def _warn_about_noise_schedule(sampling: Any) -> None:
     betas = torch.linspace(*_BETA_RANGE, 1000, dtype=torch.float64)
     remaining = float(torch.prod(1.0 - betas))
     expected = ((1.0 - remaining) / remaining) ** 0.5
