@@ -61,13 +61,24 @@ class RepresentationBuilder:
         return self._taps
 
     def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
-        """Keep the strongest entries of ``q, k``, ``[p, f, n * d]``; raises `StopForward` at the end."""
+        """Keep the strongest entries of ``q, k``, ``[p, f, n * d]``.
+
+        Raises:
+            StopForward: this was the last tap.
+            RepresentationMismatchError: frames or positions are not those of the reference.
+            ValueError: the model gave NaN.
+        """
         if q.shape[1] != self._frames:
             raise RepresentationMismatchError(
                 f"{tap} attends over {q.shape[1]} frames, the reference has {self._frames}: extract without "
                 f"sliding context windows or views"
             )
         values, indices = strongest(temporal_attention(q, k, heads), self._k)
+        if not values.isfinite().all():
+            raise ValueError(
+                f"the attention of {tap} holds values that are not numbers: the model overflows in its "
+                f"precision, run it in a wider one (--force-fp32)"
+            )
         times = halvings(self._latent_size, q.shape[0])
         grid = (halved(self._latent_size[0], times), halved(self._latent_size[1], times))
         self._kept[tap] = TapRepresentation.compact(values, indices, grid)

@@ -1,0 +1,455 @@
+"""The gradient of the energy and the two update rules, against formulas written out here in float64.
+
+Symbols: z is the variance-preserving latent, x = z * sqrt(1 + sigma^2) ComfyUI's, abar the noise schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from motionclone_core.guidance import EnergyGradient, MotionGuidance, corrected_denoised
+from motionclone_core.hosts.base import ModelIdentity, VideoSize
+from motionclone_core.representation import (
+    Crop,
+    MotionRepresentation,
+    Provenance,
+    RepresentationMismatchError,
+    TapRepresentation,
+)
+from motionclone_core.schedule import PRESETS, GuidanceWindow
+from toy_host import CHANNELS, HEADS, TAPS, Recorder, ToyHost, written_out_attention, written_out_energy
+
+LATENT = (4, 6)
+GRIDS = {TAPS[0]: (4, 6), TAPS[1]: (2, 3), TAPS[2]: (2, 3)}
+WHOLE = Crop(0, 0, *LATENT)
+
+
+def noise(frames, *, entries=1, size=LATENT, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(entries * frames, CHANNELS, *size, generator=generator, dtype=torch.float64)
+
+
+def reference(frames, k=1, *, heads=HEADS, taps=TAPS, seed=100):
+    """A made-up motion in float64, so that nothing is lost to rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {}
+    for name in taps:
+        shape = (math.prod(GRIDS[name]), heads, frames, frames)
+        attention = torch.randn(shape, generator=generator, dtype=torch.float64).mul(2).softmax(-1)
+        values, indices = attention.sort(-1, descending=True)
+        kept[name] = TapRepresentation(values[..., :k], indices[..., :k], GRIDS[name])
+    return MotionRepresentation(kept, LATENT)
+
+
+def energy_by_hand(host, x, representation, *, heads=HEADS):
+    recorder = Recorder()
+    host.run(x, recorder)
+    return sum(
+        written_out_energy(written_out_attention(*recorder.seen[name], heads), tap.values, tap.indices)
+        for name, tap in representation.taps.items()
+    )
+
+
+def gradient_by_hand(host, x, representation, *, heads=HEADS):
+    x = x.clone().requires_grad_()
+    energy = energy_by_hand(host, x, representation, heads=heads)
+    return energy.item(), torch.autograd.grad(energy, x)[0]
+
+
+def observe(host, x, guidance, crops=(WHOLE,), **options):
+    """Run as a host does: the observer, the prediction, and whether gradients were on after it."""
+    with torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        observer = guidance.observer(x, crops)
+        prediction = host.run(x, observer, **options)
+        still_on = torch.is_grad_enabled()
+    return observer, prediction, still_on
+
+
+# --- the gradient ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frames", "k", "heads"), [(4, 1, 2), (5, 2, 1), (6, 6, 3)])
+def test_the_gradient_is_that_of_the_energy_written_out(frames, k, heads):
+    host, x, motion = ToyHost(frames, heads=heads), noise(frames), reference(frames, k, heads=heads)
+    energy, expected = gradient_by_hand(host, x, motion, heads=heads)
+    observer, _, _ = observe(host, x, MotionGuidance(motion))
+    assert expected.abs().max() > 1e-4
+    torch.testing.assert_close(observer.result().value, expected, rtol=1e-10, atol=1e-15)
+    assert observer.result().energies == pytest.approx([energy], rel=1e-12)
+
+
+@pytest.mark.parametrize("direction", range(3))
+def test_the_gradient_is_the_slope_of_the_energy(direction):
+    host, x, motion = ToyHost(4), noise(4), reference(4, 2)
+    v, h = noise(4, seed=50 + direction), 1e-5
+    with torch.no_grad():
+        slope = (energy_by_hand(host, x + h * v, motion) - energy_by_hand(host, x - h * v, motion)) / (2 * h)
+    observer, _, _ = observe(host, x, MotionGuidance(motion))
+    assert (observer.result().value * v).sum().item() == pytest.approx(slope.item(), rel=1e-6)
+
+
+def test_gradcheck_through_the_network():
+    """The observer's gradient as the backward pass of its energy, checked by torch at every input."""
+    host, motion = ToyHost(4), reference(4, 1)
+
+    class Energy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            observer, _, _ = observe(host, x, MotionGuidance(motion))
+            result = observer.result()
+            ctx.save_for_backward(result.value)
+            return torch.tensor(result.energies[0], dtype=torch.float64)
+
+        @staticmethod
+        def backward(ctx, output):
+            return output * ctx.saved_tensors[0]
+
+    assert torch.autograd.gradcheck(Energy.apply, (noise(4).requires_grad_(),))
+
+
+def test_in_float32_it_is_as_exact_as_float32():
+    host, x, motion = ToyHost(4), noise(4), reference(4, 2)
+    _, expected = gradient_by_hand(host, x, motion)
+    observer, _, _ = observe(host.float(), x.float(), MotionGuidance(motion))
+    result = observer.result().value
+    assert result.dtype == torch.float32
+    assert ((result - expected).norm() / expected.norm()).item() < 1e-5
+
+
+def test_some_taps_only_and_in_the_order_of_execution_whatever_the_order_in_the_file():
+    host, x, motion = ToyHost(4), noise(4), reference(4, taps=(TAPS[2], TAPS[0]))
+    guidance = MotionGuidance(motion)
+    assert guidance.taps == (TAPS[0], TAPS[2])
+    observer, _, _ = observe(host, x, guidance)
+    assert observer.taps == (TAPS[0], TAPS[2])
+    torch.testing.assert_close(
+        observer.result().value, gradient_by_hand(host, x, motion)[1], rtol=1e-10, atol=1e-15
+    )
+
+
+def test_recording_stops_at_the_last_tap_and_the_callers_mode_comes_back():
+    host, x = ToyHost(4), noise(4)
+    with torch.no_grad():
+        observer, prediction, still_on = observe(host, x, MotionGuidance(reference(4)))
+        assert not torch.is_grad_enabled()
+    assert not still_on
+    assert not prediction.requires_grad
+    assert not observer.result().value.requires_grad
+    with torch.enable_grad():
+        observe(host, x, MotionGuidance(reference(4)))
+        assert torch.is_grad_enabled()
+    torch.testing.assert_close(prediction, host.run(x), rtol=0, atol=0)
+
+
+def test_recording_goes_on_until_the_last_tap():
+    """With the last tap of the network unused, recording must have ended before it, and not earlier."""
+    modes = []
+
+    class Noting(EnergyGradient):
+        def observe(self, tap, q, k, heads):
+            modes.append((tap, torch.is_grad_enabled(), q.requires_grad))
+            super().observe(tap, q, k, heads)
+            modes.append((tap, torch.is_grad_enabled()))
+
+    motion = reference(4, taps=TAPS[:2])
+    with torch.enable_grad():
+        x = noise(4).requires_grad_()
+        ToyHost(4).run(x, Noting(x, {name: [motion.taps[name]] for name in TAPS[:2]}))
+    assert modes == [(TAPS[0], True, True), (TAPS[0], True), (TAPS[1], True, True), (TAPS[1], False)]
+
+
+def test_two_batch_entries_with_different_crops_each_get_their_own_gradient():
+    frames, size = 4, (4, 4)
+    host, motion = ToyHost(frames), reference(frames, 2)
+    crops = (Crop(0, 0, *size), Crop(0, 2, *size))
+    x = noise(frames, entries=2, size=size)
+    observer, _, _ = observe(host, x, MotionGuidance(motion), crops)
+    result = observer.result()
+    # At full resolution the crops begin at columns 0 and 2, at half of it at 0 and 1.
+    for entry, start in enumerate((0, 2)):
+        taps = {}
+        for name, tap in motion.taps.items():
+            side = GRIDS[TAPS[0]][0] // tap.grid[0]
+            columns = slice(start // side, (start + 4) // side)
+            values, indices = (
+                t.unflatten(0, tap.grid)[:, columns].flatten(0, 1) for t in (tap.values, tap.indices)
+            )
+            taps[name] = TapRepresentation(values, indices, (4 // side, 4 // side))
+        part = slice(entry * frames, (entry + 1) * frames)
+        energy, expected = gradient_by_hand(host, x[part], MotionRepresentation(taps, size))
+        torch.testing.assert_close(result.value[part], expected, rtol=1e-10, atol=1e-15)
+        assert result.energies[entry] == pytest.approx(energy, rel=1e-12)
+    assert result.energies[0] != pytest.approx(result.energies[1], rel=1e-3)
+
+
+def test_an_unreached_tap_is_an_error_with_the_counts():
+    observer, _, still_on = observe(ToyHost(4), noise(4), MotionGuidance(reference(4)), skip=TAPS[2:])
+    assert still_on
+    with pytest.raises(ValueError, match=r"reached 2 of 3 guided layers"):
+        observer.result()
+
+
+def test_a_wrong_number_of_frames_is_named_with_both_numbers():
+    with pytest.raises(RepresentationMismatchError, match=rf"{TAPS[0]} works on 5 frames.* has 4 frames"):
+        observe(ToyHost(5), noise(5), MotionGuidance(reference(4)))
+
+
+def test_a_wrong_number_of_positions_is_named_with_both_numbers():
+    with pytest.raises(RepresentationMismatchError, match=r"32 positions, .* 4 frames and 24 positions"):
+        observe(ToyHost(4), noise(4, size=(4, 8)), MotionGuidance(reference(4)))
+
+
+def test_after_an_error_in_the_network_the_mode_comes_back():
+    with torch.no_grad():
+        with pytest.raises(RepresentationMismatchError):
+            observe(ToyHost(5), noise(5), MotionGuidance(reference(4)))
+        assert not torch.is_grad_enabled()
+
+
+def test_a_run_leaves_the_representation_as_it_was():
+    motion = reference(4)
+    before = {name: (tap.values.clone(), tap.indices.clone()) for name, tap in motion.taps.items()}
+    observe(ToyHost(4), noise(4), MotionGuidance(motion))
+    for name, (values, indices) in before.items():
+        assert torch.equal(motion.taps[name].values, values)
+        assert torch.equal(motion.taps[name].indices, indices)
+
+
+def test_a_step_against_the_gradient_lowers_the_energy():
+    host, x, motion = ToyHost(4), noise(4), reference(4)
+    observer, _, _ = observe(host, x, MotionGuidance(motion))
+    energy, gradient = observer.result().energies[0], observer.result().value
+    step = 1e-3 / gradient.norm()
+    with torch.no_grad():
+        assert energy_by_hand(host, x - step * gradient, motion).item() < energy
+
+
+# --- the update rules -----------------------------------------------------------------------------
+
+BETAS = np.linspace(0.00085, 0.012, 1000, dtype=np.float64)
+ABAR = np.cumprod(1 - BETAS)
+
+
+def sigma_of(abar):
+    return math.sqrt((1 - abar) / abar)
+
+
+def uneven(N, G, r):
+    """METHOD: the guided points, then the others, then the end, which has abar 1."""
+    boundary = int((1 - r) * 1000)
+    guided = np.round(np.linspace(boundary, 999, G))[::-1]
+    rest = np.round(np.linspace(0, boundary - 1, N - G))[::-1]
+    timesteps = np.concatenate([guided, rest]).astype(int)
+    return timesteps, [*(float(ABAR[t]) for t in timesteps), 1.0]
+
+
+def ddim(z, eps, score, abar, abar_prev, rule):
+    """One literal DDIM step, eta 0; ``score`` is the gradient of lambda * w * g by z."""
+    if rule == "paper":
+        # Eq. 2: the guided noise stands everywhere.
+        eps = eps + math.sqrt(1 - abar) * score
+        z_0 = (z - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        return math.sqrt(abar_prev) * z_0 + math.sqrt(1 - abar_prev) * eps
+    # The authors' code: only in the direction to x_t.
+    z_0 = (z - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+    direction = eps - math.sqrt(1 - abar) * score
+    return math.sqrt(abar_prev) * z_0 + math.sqrt(1 - abar_prev) * direction
+
+
+def euler(x, denoised, sigma, sigma_next):
+    return x + (x - denoised) / sigma * (sigma_next - sigma)
+
+
+@pytest.mark.parametrize("rule", ["published", "paper"])
+@pytest.mark.parametrize(("t", "t_prev"), [(999, 899), (899, 800), (700, 699), (400, 0)])
+def test_one_euler_step_is_one_ddim_step(rule, t, t_prev):
+    z, eps, score = (noise(2, seed=seed) for seed in range(3))
+    abar, abar_prev, strength = ABAR[t], ABAR[t_prev], 0.7
+    expected = ddim(z, eps, strength * score, abar, abar_prev, rule)
+    sigma, sigma_next = sigma_of(abar), sigma_of(abar_prev)
+    denoised = (z - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+    corrected = corrected_denoised(
+        denoised,
+        score / math.sqrt(1 + sigma**2),
+        strength=strength,
+        sigma=sigma,
+        sigma_next=sigma_next,
+        rule=rule,
+    )
+    x = euler(z * math.sqrt(1 + sigma**2), corrected, sigma, sigma_next)
+    difference = (x / math.sqrt(1 + sigma_next**2) - expected).norm() / expected.norm()
+    assert difference.item() < 1e-12
+
+
+def guided_weight(i):
+    # Warm-up over 10 steps, no cool-down.
+    return 2000.0 * (i + 1) / 10
+
+
+def z_space(host, z, motion, N, G, rule):
+    timesteps, abars = uneven(N, G, 0.3)
+    for i in range(N):
+        with torch.no_grad():
+            eps = host.run(z) + 0.1 * math.cos(timesteps[i])
+        score = torch.zeros_like(z)
+        if motion is not None and i < G:
+            score = guided_weight(i) * gradient_by_hand(host, z, motion)[1]
+        z = ddim(z, eps, score, abars[i], abars[i + 1], rule)
+    return z
+
+
+def sigma_space(host, z, motion, N, G, rule):
+    timesteps, abars = uneven(N, G, 0.3)
+    sigmas = [sigma_of(abar) for abar in abars]
+    guidance = MotionGuidance(motion, window=GuidanceWindow(0, G, 10, 0), update_rule=rule)
+    x = z * math.sqrt(1 + sigmas[0] ** 2)
+    for i in range(N):
+        sigma, sigma_next = sigmas[i], sigmas[i + 1]
+        strength = guidance.strength(i, N)
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            observer = guidance.observer(x, [WHOLE])
+            eps = host.run(x / math.sqrt(1 + sigma**2), observer) + 0.1 * math.cos(timesteps[i])
+        x = x.detach()
+        denoised = x - sigma * eps
+        if strength:
+            gradient = observer.result().value
+            denoised = guidance.correct(
+                denoised, gradient, strength=strength, sigma=sigma, sigma_next=sigma_next
+            )
+        x = euler(x, denoised, sigma, sigma_next)
+    return x
+
+
+@pytest.mark.parametrize("rule", ["published", "paper"])
+def test_an_euler_run_in_sigma_space_is_the_ddim_run_in_z_space(rule):
+    host, z, motion, N, G = ToyHost(4), noise(4), reference(4), 6, 4
+    expected = z_space(host, z, motion, N, G, rule)
+    unguided = z_space(host, z, None, N, G, rule)
+    got = sigma_space(host, z, motion, N, G, rule)
+    assert ((expected - unguided).norm() / unguided.norm()).item() > 1e-2
+    assert ((got - expected).norm() / expected.norm()).item() < 1e-10
+
+
+def test_the_rules_differ_by_the_ratio_of_the_step():
+    gradient, zero = noise(2), torch.zeros_like(noise(2))
+    options = {"strength": 3.0, "sigma": 8.0, "sigma_next": 6.0}
+    published = corrected_denoised(zero, gradient, **options, rule="published")
+    paper = corrected_denoised(zero, gradient, **options, rule="paper")
+    torch.testing.assert_close(paper, -3.0 * 64.0 * gradient, rtol=1e-14, atol=0)
+    torch.testing.assert_close(published, paper * (6.0 / (8.0 - 6.0)), rtol=1e-14, atol=0)
+
+
+def test_the_published_rule_moves_the_next_latent_by_the_same_whatever_the_step_length():
+    gradient, zero = noise(2), torch.zeros_like(noise(2))
+    for sigma in (10.0, 5.5, 5.001):
+        corrected = corrected_denoised(zero, gradient, strength=2.0, sigma=sigma, sigma_next=5.0)
+        moved = euler(zero, corrected, sigma, 5.0)
+        # A difference of 0.001 between sigmas costs digits, no more than that.
+        torch.testing.assert_close(moved, -5.0 * 2.0 * sigma * gradient, rtol=1e-11, atol=0)
+
+
+def test_strength_0_changes_no_bit():
+    denoised, gradient = noise(2).float(), noise(2, seed=1).float()
+    for rule in ("published", "paper"):
+        corrected = corrected_denoised(
+            denoised, gradient, strength=0.0, sigma=9.0, sigma_next=7.0, rule=rule
+        )
+        assert torch.equal(corrected, denoised)
+
+
+def test_the_published_rule_leaves_the_last_step_alone():
+    denoised, gradient = noise(2), noise(2, seed=1)
+    assert torch.equal(corrected_denoised(denoised, gradient, strength=5.0, sigma=0.03, sigma_next=0.0), denoised)
+
+
+def test_the_arguments_are_left_as_they_were_and_the_type_is_kept():
+    denoised, gradient = noise(2).to(torch.float16), noise(2, seed=1).float()
+    before = denoised.clone(), gradient.clone()
+    corrected = corrected_denoised(denoised, gradient, strength=0.01, sigma=2.0, sigma_next=1.0)
+    assert corrected.dtype == torch.float16
+    assert torch.equal(denoised, before[0])
+    assert torch.equal(gradient, before[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "eq2"}, r"'eq2' is unknown: choose one of published, paper"),
+        ({"sigma_next": 8.0}, r"from 8\.0 to 8\.0"),
+        ({"sigma_next": 9.0}, r"from 8\.0 to 9\.0"),
+        ({"sigma_next": -1.0}, r"from 8\.0 to -1\.0"),
+        ({"sigma": 0.0, "sigma_next": 0.0}, r"from 0\.0 to 0\.0"),
+        ({"sigma": math.nan}, r"from nan to 6\.0"),
+    ],
+)
+def test_bad_steps_and_rules_are_named(options, message):
+    step = {"strength": 1.0, "sigma": 8.0, "sigma_next": 6.0, **options}
+    with pytest.raises(ValueError, match=message):
+        corrected_denoised(torch.zeros(1), torch.zeros(1), **step)
+
+
+# --- the settings ---------------------------------------------------------------------------------
+
+
+def test_strength_is_weight_times_ramp():
+    guidance = MotionGuidance(reference(4), weight=500.0, window=GuidanceWindow(1, 4, 2, 2))
+    assert [guidance.strength(step, 8) for step in range(8)] == [0, 250, 500, 500, 250, 0, 0, 0]
+
+
+def test_weight_0_is_off():
+    guidance = MotionGuidance(reference(4), weight=0.0)
+    assert {guidance.strength(step, 60) for step in range(60)} == {0.0}
+
+
+def test_of_takes_the_weight_and_window_of_a_preset():
+    guidance = MotionGuidance.of(reference(4), replace(PRESETS["object"], weight=1500.0), "paper")
+    assert guidance.update_rule == "paper"
+    # 300 steps, 180 of them guided, ramps of 10.
+    strengths = [guidance.strength(step, 300) for step in range(300)]
+    expected = [1500 * min(1, (i + 1) / 10, (180 - i) / 10) for i in range(180)] + [0] * 120
+    assert strengths == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_weight_that_is_no_weight_is_named(weight):
+    with pytest.raises(ValueError, match=rf"weight is {weight}: .*0 is off"):
+        MotionGuidance(reference(4), weight=weight)
+
+
+def test_an_unknown_rule_is_named():
+    with pytest.raises(ValueError, match=r"'eq2' is unknown: choose one of published, paper"):
+        MotionGuidance(reference(4), update_rule="eq2")
+
+
+MODEL = ModelIdentity("toy/1", "abc", dict.fromkeys(TAPS, HEADS))
+
+
+def made_with(architecture):
+    return replace(reference(4), provenance=Provenance(architecture=architecture))
+
+
+@pytest.mark.parametrize("architecture", ["toy/1", ""])
+def test_the_model_and_video_that_it_was_made_with_pass(architecture):
+    MotionGuidance(made_with(architecture)).require(MODEL, VideoSize(4, *LATENT))
+
+
+@pytest.mark.parametrize(
+    ("model", "video", "message"),
+    [
+        (replace(MODEL, architecture="toy/2"), VideoSize(4, *LATENT), r"made with toy/1, this model is toy/2"),
+        (replace(MODEL, heads={TAPS[0]: HEADS}), VideoSize(4, *LATENT), rf"reads {TAPS[1]}.*it has {TAPS[0]}\)"),
+        (replace(MODEL, heads={**MODEL.heads, TAPS[2]: 8}), VideoSize(4, *LATENT), rf"2 heads at {TAPS[2]}.*has 8"),
+        (MODEL, VideoSize(5, *LATENT), r"has 4 frames, the latent to sample has 5"),
+        (MODEL, VideoSize(4, 6, 4), r"made at 6 x 4 latent cells.*is 4 x 6"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_both_sides(model, video, message):
+    with pytest.raises(RepresentationMismatchError, match=message):
+        MotionGuidance(made_with("toy/1")).require(model, video)
