@@ -7,7 +7,7 @@ inference tensors, which cannot be saved for a backward pass, not even after the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -47,9 +47,11 @@ class ConstantWeights(TorchFunctionMode):
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # Reading or setting an attribute must reach the tensor itself, not an alias of it.
+        # Reading or setting an attribute must reach the tensor itself, not an alias of it. What is read of
+        # a weight may be a view, such as .T, and is as constant as the weight.
         if getattr(func, "__name__", None) in _ATTRIBUTE_ACCESS:
-            return func(*args, **kwargs)
+            with torch.no_grad() if isinstance(args[0], torch.nn.Parameter) else nullcontext():
+                return func(*args, **kwargs)
         return func(*_each(args), **{name: _each(value) for name, value in kwargs.items()})
 
 
