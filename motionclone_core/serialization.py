@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .representation import FORMAT_VERSION, MotionRepresentation, Provenance, TapRepresentation
 from .taps import execution_order
 
 METADATA_KEY = "motionclone"
 SUFFIX = ".safetensors"
+_INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class MotionFileError(ValueError):
@@ -35,20 +36,25 @@ def save_representation(representation: MotionRepresentation, path: Path) -> Non
     Args:
         representation: what to write.
         path: a ``.safetensors`` file; its folder is made if it is missing.
+
+    Raises:
+        ValueError: what is to be written could not be read again, such as NaN.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, tap in representation.taps.items():
+        _require_sound(name, tap)
         tensors[f"{name}.values"] = tap.values.clone().contiguous()
         tensors[f"{name}.indices"] = tap.indices.clone().contiguous()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=SUFFIX)
-    os.close(handle)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = save(tensors, metadata={METADATA_KEY: json.dumps(_describe(representation))})
+    # Written here: files of tempfile and of safetensors' save_file are for nobody else to read.
+    temporary = path.with_name(f".{uuid.uuid4().hex}{SUFFIX}")
     try:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(_describe(representation))})
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -104,9 +110,13 @@ def _read_description(name: str, metadata: dict[str, str] | None) -> dict[str, A
         )
     try:
         description = json.loads(metadata[METADATA_KEY])
-        version = int(description["format_version"])
+        version = _whole(description["format_version"])
+        if version < 1:
+            raise ValueError(f"there is no format version {version}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MotionFileError(f"the description in {name} is damaged ({error}): save the motion again") from error
+        raise MotionFileError(
+            f"the description in {name} is damaged ({error}): save the motion again"
+        ) from error
     if version > FORMAT_VERSION:
         raise MotionFileError(
             f"{name} has format version {version}, this pack reads up to {FORMAT_VERSION}: update the pack"
@@ -118,16 +128,17 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> M
     taps = {}
     for name in sorted(description["taps"], key=execution_order):
         values, indices = tensors[f"{name}.values"], tensors[f"{name}.indices"]
-        rows, columns = (int(side) for side in description["taps"][name]["grid"])
-        tap = TapRepresentation(values, indices, (rows, columns))
+        rows, columns = map(_whole, description["taps"][name]["grid"])
+        # Own memory: safetensors hands out a view of the file, which changes or breaks with it.
+        tap = TapRepresentation(values.clone(), indices.clone(), (rows, columns))
         _require_sound(name, tap)
         taps[name] = tap
-    height, width = (int(side) for side in description["latent_size"])
+    height, width = map(_whole, description["latent_size"])
     return MotionRepresentation(taps, (height, width), _provenance(description["provenance"]))
 
 
 def _require_sound(name: str, tap: TapRepresentation) -> None:
-    if tap.values.dtype != torch.float16 or tap.indices.is_floating_point():
+    if tap.values.dtype != torch.float16 or tap.indices.dtype not in _INDEX_TYPES:
         raise ValueError(f"{name} holds {tap.values.dtype} values at {tap.indices.dtype} indices")
     indices = tap.indices.long()
     if int(indices.min()) < 0 or int(indices.max()) >= tap.frames:
@@ -138,9 +149,21 @@ def _require_sound(name: str, tap: TapRepresentation) -> None:
 
 def _provenance(stored: dict[str, Any]) -> Provenance:
     return Provenance(
-        source=str(stored["source"]),
-        architecture=str(stored["architecture"]),
-        fingerprint=str(stored["fingerprint"]),
-        t_alpha=int(stored["t_alpha"]),
-        noise_seed=int(stored["noise_seed"]),
+        source=_text(stored["source"]),
+        architecture=_text(stored["architecture"]),
+        fingerprint=_text(stored["fingerprint"]),
+        t_alpha=_whole(stored["t_alpha"]),
+        noise_seed=_whole(stored["noise_seed"]),
     )
+
+
+def _whole(stored: Any) -> int:
+    if type(stored) is not int:
+        raise TypeError(f"a whole number is expected in place of a {type(stored).__name__}")
+    return stored
+
+
+def _text(stored: Any) -> str:
+    if not isinstance(stored, str):
+        raise TypeError(f"text is expected in place of a {type(stored).__name__}")
+    return stored
