@@ -14,6 +14,7 @@ else is asked for, its models are links too. ``Graph`` writes prompts, ``Result`
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -40,6 +41,8 @@ MODEL_FOLDERS = ("checkpoints", "animatediff_models")
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", *(f"models/{name}" for name in MODEL_FOLDERS))
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "venv", "demo_output", "models_cache")
 TAIL = 60  # lines of the log shown when something fails
+# A server that is busy, or not listening yet, may answer the next time it is asked.
+NO_ANSWER = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException)
 
 Prompt = dict[str, dict[str, Any]]
 Link = list[Any]
@@ -231,7 +234,7 @@ class ComfyServer:
     def _answers(self) -> bool:
         try:
             self.get("/system_stats", timeout=5)
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except NO_ANSWER:
             return False
         return True
 
@@ -253,14 +256,20 @@ class ComfyServer:
 
     # Prompts
 
-    def queue(self, prompt: Graph | Prompt) -> str:
+    def queue(self, prompt: Graph | Prompt, *, client_id: str | None = None) -> str:
         """Queues a prompt and returns its id.
+
+        Args:
+            prompt: what to run.
+            client_id: the web socket that is told of its progress, if any.
 
         Raises:
             PromptRejected: validation failed.
         """
         offset = self.log_size()
-        body = {"prompt": prompt.prompt() if isinstance(prompt, Graph) else prompt}
+        body: dict[str, Any] = {"prompt": prompt.prompt() if isinstance(prompt, Graph) else prompt}
+        if client_id is not None:
+            body["client_id"] = client_id
         try:
             prompt_id = self.post("/prompt", body)["prompt_id"]
         except urllib.error.HTTPError as error:
@@ -279,7 +288,8 @@ class ComfyServer:
         entries: list[dict[str, Any]] = []
 
         def ended() -> bool:
-            entries[:] = self.history(prompt_id).values()
+            with contextlib.suppress(*NO_ANSWER):
+                entries[:] = self.history(prompt_id).values()
             return bool(entries)
 
         try:
