@@ -133,6 +133,13 @@ def test_some_taps_only_and_in_the_order_of_execution_whatever_the_order_in_the_
     )
 
 
+def test_taps_are_ordered_by_number():
+    tap = reference(4).taps[TAPS[0]]
+    names = [f"up_blocks.1.motion.{module}.attention.0" for module in (10, 9, 2)]
+    motion = MotionRepresentation(dict.fromkeys(names, tap), LATENT)
+    assert MotionGuidance(motion).taps == tuple(names[::-1])
+
+
 def test_recording_stops_at_the_last_tap_and_the_callers_mode_comes_back():
     host, x = ToyHost(4), noise(4)
     with torch.no_grad():
