@@ -22,6 +22,7 @@ from comfy_server import ComfyServer, Prompt, Result, ServerError
 from draw_clip import draw_clip
 from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
 from random_models import ensure_models
+from workflow import is_graph_form, to_prompt
 
 WORKFLOW = PACK / "example_workflows" / "api" / "clone_motion.json"
 OUTPUT = PACK / "demo_output"
@@ -123,6 +124,7 @@ def run_demo(found: ComfyUI, args: argparse.Namespace, say: Callable[[str], None
 
     Raises:
         ServerError: the server or the workflow failed.
+        ValueError: the workflow needs the graph editor, or a node that this ComfyUI does not have.
     """
     models = choose_models(found)
     gpu = has_accelerator(found) and not args.cpu
@@ -137,7 +139,8 @@ def run_demo(found: ComfyUI, args: argparse.Namespace, say: Callable[[str], None
     with tempfile.TemporaryDirectory() as folder, ComfyServer(found, models=linked, cpu=not gpu) as server:
         video = args.video or draw_clip(Path(folder) / "drawn_clip.mp4", 24)
         say(f"reference: {video if args.video else 'drawn: a disc that crosses a textured background'}")
-        prompt = json.loads(args.workflow.read_text(encoding="utf-8"))
+        document = json.loads(args.workflow.read_text(encoding="utf-8"))
+        prompt = to_prompt(document, server.object_info()) if is_graph_form(document) else document
         say(f"running {args.workflow.name}; the log is {server.log_path}")
         result = server.run(adapt(prompt, models, server.add_input(video), cut), timeout=args.timeout)
         return _collect(server, result)
@@ -162,7 +165,7 @@ def _collect(server: ComfyServer, result: Result) -> list[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="reference video; one is drawn if this is left out")
-    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="workflow in the form /prompt takes")
+    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="workflow, in either form")
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds (3600)")
     args = parser.parse_args()
@@ -173,7 +176,7 @@ def main() -> int:
         found = find_comfyui()
         check_interpreter(found)
         copies = run_demo(found, args)
-    except (ComfyUINotFound, ServerError) as error:
+    except (ComfyUINotFound, ServerError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(f"made {copy}" for copy in copies) or "the workflow ran and saved no file")
