@@ -7,6 +7,7 @@ Shapes used here:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from .representation import Crop, MotionRepresentation, RepresentationMismatchEr
 from .schedule import UPDATE_RULES, GuidanceWindow, Preset, UpdateRule
 from .taps import execution_order
 
+log = logging.getLogger(__name__)
+
 DEFAULT_WEIGHT = 2000.0
 
 
@@ -30,6 +33,7 @@ def corrected_denoised(
     strength: float,
     sigma: float,
     sigma_next: float,
+    sigma_from: float | None = None,
     rule: UpdateRule = "published",
 ) -> Tensor:
     """Fold one guidance step into the predicted clean latent, so that no sampler is edited.
@@ -42,22 +46,30 @@ def corrected_denoised(
     - ``paper``: Eq. 2 to the letter, delta in the predicted noise everywhere:
       ``denoised`` falls by ``sigma * delta``.
 
+    A sampler that evaluates the model several times in one step (Heun, DPM-2) weighs the evaluations by
+    parts of the step, so that each of them is corrected as if the whole step were taken from it: with its
+    own sigma in delta, and ``sigma_from`` in place of sigma in the fraction.
+
     Args:
         denoised: predicted z_0, any shape.
         gradient: of the energy by x, same shape.
         strength: lambda * w_i.
-        sigma: of this step; positive.
-        sigma_next: of the next one, smaller.
+        sigma: where the model was evaluated; positive.
+        sigma_next: where the step ends, below where it starts.
+        sigma_from: where the step starts; ``sigma`` if it is left out.
         rule: which of the two.
 
     Raises:
-        ValueError: the rule is unknown, or sigma_next is not below sigma.
+        ValueError: the rule is unknown, or sigma_next is not below the start of the step.
     """
+    sigma_from = sigma if sigma_from is None else sigma_from
     if rule not in UPDATE_RULES:
         raise ValueError(f"update rule {rule!r} is unknown: choose one of {', '.join(UPDATE_RULES)}")
-    if not 0.0 <= sigma_next < sigma:
-        raise ValueError(f"guidance needs a falling noise level, but sigma goes from {sigma} to {sigma_next}")
-    span = sigma_next / (sigma - sigma_next) if rule == "published" else 1.0
+    if not 0.0 <= sigma_next < sigma_from:
+        raise ValueError(
+            f"guidance needs a falling noise level, but sigma goes from {sigma_from} to {sigma_next}"
+        )
+    span = sigma_next / (sigma_from - sigma_next) if rule == "published" else 1.0
     return denoised - (strength * sigma * sigma * span) * gradient.to(denoised)
 
 
@@ -116,16 +128,36 @@ class MotionGuidance:
         return EnergyGradient(x, targets)
 
     def correct(
-        self, denoised: Tensor, gradient: Tensor, *, strength: float, sigma: float, sigma_next: float
+        self,
+        denoised: Tensor,
+        gradient: Tensor,
+        *,
+        strength: float,
+        sigma: float,
+        sigma_next: float,
+        sigma_from: float | None = None,
     ) -> Tensor:
         """`corrected_denoised` by this guidance's rule."""
         return corrected_denoised(
-            denoised, gradient, strength=strength, sigma=sigma, sigma_next=sigma_next, rule=self.update_rule
+            denoised,
+            gradient,
+            strength=strength,
+            sigma=sigma,
+            sigma_next=sigma_next,
+            sigma_from=sigma_from,
+            rule=self.update_rule,
         )
 
 
 def _require_model(representation: MotionRepresentation, model: ModelIdentity) -> None:
-    made_with = representation.provenance.architecture
+    made_with, fingerprint = representation.provenance.architecture, representation.provenance.fingerprint
+    if fingerprint and fingerprint != model.fingerprint:
+        log.warning(
+            "the motion representation was made with other motion module weights (%s) than this model's (%s): "
+            "it may fit badly, extract it again to be sure",
+            fingerprint,
+            model.fingerprint,
+        )
     if made_with and made_with != model.architecture:
         raise RepresentationMismatchError(
             f"the motion representation was made with {made_with}, this model is {model.architecture}: "

@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -173,6 +174,7 @@ class ComfyServer:
 
     def __enter__(self) -> ComfyServer:
         check_interpreter(self.comfyui)
+        self._on_terminate = _exit_on_terminate()
         self.base = Path(tempfile.mkdtemp(prefix="motionclone-comfyui-"))
         try:
             self._furnish()
@@ -193,6 +195,8 @@ class ComfyServer:
             _end_group(self._process)
             self._process = None
         shutil.rmtree(self.base, ignore_errors=True)
+        if self._on_terminate is not None:
+            signal.signal(signal.SIGTERM, self._on_terminate)
 
     def _furnish(self) -> None:
         for folder in (*FOLDERS, *(f"models/{name}" for name in self._models)):
@@ -440,6 +444,17 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _exit_on_terminate() -> Any:
+    """Let SIGTERM unwind the stack, so that the server goes with its client; returns the handler from before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    return signal.signal(signal.SIGTERM, leave)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -120,7 +120,23 @@ class Guide(Protocol):
         ...
 
     def correct(
-        self, denoised: Tensor, gradient: Tensor, *, strength: float, sigma: float, sigma_next: float
+        self,
+        denoised: Tensor,
+        gradient: Tensor,
+        *,
+        strength: float,
+        sigma: float,
+        sigma_next: float,
+        sigma_from: float | None = None,
     ) -> Tensor:
-        """``denoised`` with the guidance in it; same shape."""
+        """``denoised`` with the guidance in it; same shape.
+
+        Args:
+            denoised: predicted at ``sigma``.
+            gradient: of the energy by x.
+            strength: what `strength` gave.
+            sigma: where the model was evaluated.
+            sigma_next: where the step ends.
+            sigma_from: where it starts, if that is not ``sigma``.
+        """
         ...

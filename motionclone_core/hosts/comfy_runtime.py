@@ -112,6 +112,9 @@ class _Step:
 
     index: int
     strength: float
+    sigma: float
+    sigma_from: float
+    sigma_next: float
     gradient: Tensor | None = None
     crops: dict[Any, Crop] = field(default_factory=dict)
     calls: dict[Any, Tensor] = field(default_factory=dict)
@@ -127,19 +130,16 @@ class _Run:
     video: VideoSize
     step: _Step | None = None
     in_guided_pass: bool = False
-    energies: list[tuple[int, float]] = field(default_factory=list)
+    energies: dict[int, float] = field(default_factory=dict)
 
-    def begin(self, timestep: Tensor, model_options: dict) -> _Step | None:
-        """The step that ``timestep`` belongs to, or None if it is not guided."""
-        sigmas = model_options["transformer_options"]["sample_sigmas"]
-        index = _step_index(sigmas, float(timestep.flatten()[0]))
-        if index is None:
-            raise GuidanceError(
-                "this sampler evaluates the model between the steps of its schedule, where motion guidance "
-                "has no meaning: choose euler or ddim"
-            )
+    def begin(self, timestep: Tensor, sigmas: Tensor) -> _Step | None:
+        """The step that ``timestep`` (a sigma, for every frame) lies in, or None if it is not guided."""
+        sigma = float(timestep.flatten()[0])
+        index = _step_index(sigmas, sigma)
         strength = self.guide.strength(index, len(sigmas) - 1)
-        return _Step(index, strength) if strength > 0.0 else None
+        if strength <= 0.0:
+            return None
+        return _Step(index, strength, sigma, float(sigmas[index]), float(sigmas[index + 1]))
 
 
 def with_guidance(patcher: Any, guide: Guide) -> Any:
@@ -157,24 +157,16 @@ def with_guidance(patcher: Any, guide: Guide) -> Any:
     AnimateDiffHost(patcher)
     patcher = patcher.get_non_dynamic_delegate() if _is_dynamic(patcher) else patcher.clone()
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide))
-    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, _KEY, _sampler_sample)
-    patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, _KEY, _predict_noise)
-    patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, _KEY, _calc_cond_batch)
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _apply_model)
+    for wrapper_type, wrapper in _WRAPPERS.items():
+        patcher.add_wrapper_with_key(wrapper_type, _KEY, wrapper)
     return patcher
 
 
 def without_guidance(patcher: Any) -> Any:
     """A clone of the MODEL with no motion guidance on it."""
     patcher = patcher.clone()
-    for wrapper in (
-        WrappersMP.OUTER_SAMPLE,
-        WrappersMP.SAMPLER_SAMPLE,
-        WrappersMP.PREDICT_NOISE,
-        WrappersMP.CALC_COND_BATCH,
-        WrappersMP.APPLY_MODEL,
-    ):
-        patcher.remove_wrappers_with_key(wrapper, _KEY)
+    for wrapper_type in (WrappersMP.OUTER_SAMPLE, *_WRAPPERS):
+        patcher.remove_wrappers_with_key(wrapper_type, _KEY)
     return patcher
 
 
@@ -213,7 +205,7 @@ def _predict_noise(
     executor: Any, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None
 ) -> Tensor:
     run: _Run = model_options["transformer_options"][_KEY]
-    step = run.begin(timestep, model_options)
+    step = run.begin(timestep, model_options["transformer_options"]["sample_sigmas"])
     if step is None:
         return executor(x, timestep, model_options, seed)
     run.step = step
@@ -226,15 +218,15 @@ def _predict_noise(
             "the sampler's guider made no conditional prediction that motion guidance could follow: use an "
             "ordinary CFG guider (KSampler, SamplerCustom, CFGGuider, BasicGuider)"
         )
-    sigmas = model_options["transformer_options"]["sample_sigmas"]
-    run.energies.append((step.index, sum(step.energies) / len(step.energies)))
-    log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[-1][1])
+    run.energies[step.index] = sum(step.energies) / len(step.energies)
+    log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[step.index])
     return run.guide.correct(
         denoised,
         step.gradient,
         strength=step.strength,
-        sigma=float(sigmas[step.index]),
-        sigma_next=float(sigmas[step.index + 1]),
+        sigma=step.sigma,
+        sigma_next=step.sigma_next,
+        sigma_from=step.sigma_from,
     )
 
 
@@ -292,14 +284,21 @@ def _apply_model(
     return prediction
 
 
+_WRAPPERS = {
+    WrappersMP.SAMPLER_SAMPLE: _sampler_sample,
+    WrappersMP.PREDICT_NOISE: _predict_noise,
+    WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
+    WrappersMP.APPLY_MODEL: _apply_model,
+}
+
 # --- parts --------------------------------------------------------------------------------------
 
 
-def _step_index(sigmas: Tensor, sigma: float) -> int | None:
-    """The step that starts at ``sigma``, or None if none does."""
+def _step_index(sigmas: Tensor, sigma: float) -> int:
+    """The step that ``sigma`` lies in: the last one that starts at or above it."""
     starts = sigmas[:-1].to("cpu", torch.float64)
-    index = int((starts - sigma).abs().argmin())
-    return index if abs(float(starts[index]) - sigma) <= _SIGMA_TOLERANCE * sigma else None
+    reached = starts >= sigma * (1.0 - _SIGMA_TOLERANCE)
+    return max(int(reached.sum()) - 1, 0)
 
 
 def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Crop]:
@@ -358,8 +357,10 @@ def _raise_if_cancelled() -> None:
 
 def _log_summary(run: _Run) -> None:
     if run.energies:
-        (_, first), (_, last) = run.energies[0], run.energies[-1]
-        log.info("motion guidance: %d steps guided, energy %.4g -> %.4g", len(run.energies), first, last)
+        energies = list(run.energies.values())
+        log.info(
+            "motion guidance: %d steps guided, energy %.4g -> %.4g", len(energies), energies[0], energies[-1]
+        )
 
 
 __all__ = ["GuidanceError", "UnsupportedModelError", "run_once", "with_guidance", "without_guidance"]
