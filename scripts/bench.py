@@ -8,6 +8,7 @@ that the time of a prompt is that of its steps. Run it on a machine that does no
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 
@@ -68,7 +69,7 @@ def seconds_per_step(
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Prints the cost of both kinds of step, each the best of the repeats."""
+    """Prints the cost of both kinds of step, measured in turn, and the median of their ratios."""
     found = find_comfyui()
     check_interpreter(found)
     models = choose_models(found)
@@ -77,17 +78,25 @@ def measure(args: argparse.Namespace) -> None:
     device = "CPU" if cpu else "GPU"
     print(f"ComfyUI {found.version}, {device}, {args.frames} frames of {args.size} x {args.size}")
     with ComfyServer(found, models=linked, cpu=cpu) as server:
-        best: dict[bool, float] = {}
         for guided in (False, True):
             # Loads the models and fills ComfyUI's cache of outputs.
             seconds_per_step(server, models, args, guided=guided, steps=1, seed=0)
-            times = [
-                seconds_per_step(server, models, args, guided=guided, steps=args.steps, seed=1 + repeat)
-                for repeat in range(args.repeats)
-            ]
-            best[guided] = min(times)
-            print(f"{'guided' if guided else 'unguided'} step: {best[guided]:.2f} s")
-    print(f"ratio: {best[True] / best[False]:.2f}")
+        pairs = []
+        for seed in range(1, args.repeats + 1):
+            plain, guided = (
+                seconds_per_step(server, models, args, guided=kind, steps=args.steps, seed=seed)
+                for kind in (False, True)
+            )
+            pairs.append((plain, guided))
+            print(
+                f"unguided {plain:.2f} s, guided {guided:.2f} s a step, ratio {guided / plain:.3f}",
+                flush=True,
+            )
+    plain, guided = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratio = statistics.median(guided / plain for plain, guided in pairs)
+    print(
+        f"median of {len(pairs)}: unguided {plain:.2f} s, guided {guided:.2f} s, ratio of a pair {ratio:.3f}"
+    )
 
 
 def main() -> int:
@@ -95,7 +104,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=256, help="side in pixels")
     parser.add_argument("--steps", type=int, default=3, help="steps of a timed run")
-    parser.add_argument("--repeats", type=int, default=2, help="timed runs of each kind")
+    parser.add_argument("--repeats", type=int, default=3, help="timed pairs of runs")
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     try:
         measure(parser.parse_args())
