@@ -362,6 +362,22 @@ def test_the_published_rule_moves_the_next_latent_by_the_same_whatever_the_step_
         torch.testing.assert_close(moved, -5.0 * 2.0 * sigma * gradient, rtol=1e-11, atol=0)
 
 
+@pytest.mark.parametrize("sigma", [3.9, 4.0, 5.2])
+def test_an_evaluation_inside_a_step_pushes_the_whole_step_by_its_own_sigma(sigma):
+    """DPM-2 takes its whole step, from 5.2 to 3.1, along the direction at a sigma between."""
+    sigma_from, sigma_next, strength = 5.2, 3.1, 7.0
+    x, denoised, gradient = (noise(4, seed=seed) for seed in range(3))
+
+    def midpoint_step(prediction):
+        return x + (x - prediction) / sigma * (sigma_next - sigma_from)
+
+    corrected = corrected_denoised(
+        denoised, gradient, strength=strength, sigma=sigma, sigma_next=sigma_next, sigma_from=sigma_from
+    )
+    push = midpoint_step(corrected) - midpoint_step(denoised)
+    torch.testing.assert_close(push, -sigma_next * strength * sigma * gradient, rtol=1e-12, atol=1e-12)
+
+
 def test_strength_0_changes_no_bit():
     denoised, gradient = noise(2).float(), noise(2, seed=1).float()
     for rule in ("published", "paper"):
