@@ -24,6 +24,8 @@ from .taps import execution_order
 log = logging.getLogger(__name__)
 
 DEFAULT_WEIGHT = 2000.0
+# A power of two, so that scaling costs no bit: keeps float16 networks from losing small gradients on the way.
+_GRADIENT_SCALE = 2.0**12
 
 
 def corrected_denoised(
@@ -217,7 +219,8 @@ class EnergyGradient:
     def _take_gradient(self) -> None:
         # Batch entries do not see one another, so the gradient of the sum holds each entry's own.
         total = torch.stack([energy for tap in self._energies for energy in tap]).sum()
-        (self._gradient,) = torch.autograd.grad(total, self._x)
+        (scaled,) = torch.autograd.grad(total * _GRADIENT_SCALE, self._x)
+        self._gradient = scaled / _GRADIENT_SCALE
         self._energies = [[energy.detach() for energy in tap] for tap in self._energies]
         torch.set_grad_enabled(False)
 

@@ -13,12 +13,9 @@ from .video import LoadReferenceVideo
 class MotionCloneExtension(ComfyExtension):
     """Every node of this pack."""
 
-    async def on_load(self) -> None:
-        """Make ``motion_reps/`` known before any drop-down is filled."""
-        register_folder()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """See the class."""
+        register_folder()  # before a drop-down looks into it; ComfyUI 0.8 calls no on_load
         return [
             LoadReferenceVideo,
             ExtractMotionRepresentation,

@@ -218,6 +218,9 @@ def _predict_noise(
             "the sampler's guider made no conditional prediction that motion guidance could follow: use an "
             "ordinary CFG guider (KSampler, SamplerCustom, CFGGuider, BasicGuider)"
         )
+    if not bool(torch.isfinite(step.gradient).all()):
+        log.warning("step %d goes unguided: its gradient overflowed (--force-fp32 avoids that)", step.index)
+        return denoised
     run.energies[step.index] = sum(step.energies) / len(step.energies)
     log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[step.index])
     return run.guide.correct(
