@@ -115,6 +115,7 @@ class _Step:
     sigma: float
     sigma_from: float
     sigma_next: float
+    predicted: bool = False
     gradient: Tensor | None = None
     crops: dict[Any, Crop] = field(default_factory=dict)
     calls: dict[Any, Tensor] = field(default_factory=dict)
@@ -213,11 +214,13 @@ def _predict_noise(
         denoised = executor(x, timestep, model_options, seed)
     finally:
         run.step = None
-    if step.gradient is None:
+    if not step.predicted:
         raise GuidanceError(
             "the sampler's guider made no conditional prediction that motion guidance could follow: use an "
             "ordinary CFG guider (KSampler, SamplerCustom, CFGGuider, BasicGuider)"
         )
+    if step.gradient is None:
+        return denoised
     if not bool(torch.isfinite(step.gradient).all()):
         log.warning("step %d goes unguided: its gradient overflowed (--force-fp32 avoids that)", step.index)
         return denoised
@@ -239,8 +242,9 @@ def _calc_cond_batch(
     run: _Run = model_options["transformer_options"][_KEY]
     step = run.step
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
-    if step is None or step.gradient is not None or not conds or conds[0] is None:
+    if step is None or step.predicted or not conds or conds[0] is None:
         return executor(model, conds, x_in, timestep, model_options)
+    step.predicted = True
     others = [None] * (len(conds) - 1)
     step.crops = _crops(conds[0], x_in, timestep)
     run.in_guided_pass = True
@@ -324,13 +328,15 @@ def _fused(
     x_in: Tensor,
     timestep: Tensor,
     model_options: dict,
-) -> Tensor:
-    """Fuse the gradients of a condition's entries as their predictions are fused.
+) -> Tensor | None:
+    """Fuse the gradients of a condition's entries as their predictions are fused; None if none ran.
 
     Areas, masks and strengths weigh the predictions; ComfyUI's own code weighs the gradients here, handed
     to it in place of predictions. With one entry that covers everything there is nothing to fuse.
     """
     gradients = list(calls.values())
+    if not gradients:
+        return None
     masked = any("mask" in entry for entry in cond)
     if len(gradients) == 1 and not masked and gradients[0].shape == x_in.shape:
         return gradients[0]
