@@ -11,6 +11,7 @@ import pytest
 from comfy_server import ComfyServer
 from find_comfyui import ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
 from random_models import ModelFiles, ensure_models
+from scenes import LORA, Studio, write_lora
 
 HERE = Path(__file__).parent
 PROBE_PACK = HERE / "probe_pack"
@@ -43,11 +44,26 @@ def models(comfyui: ComfyUI) -> ModelFiles:
 
 
 @pytest.fixture(scope="session")
-def server(comfyui: ComfyUI, models: ModelFiles) -> Iterator[ComfyServer]:
+def server(
+    comfyui: ComfyUI, models: ModelFiles, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
     """The server that all tests share. A test that needs other arguments starts its own."""
-    linked = {"checkpoints": [models.checkpoint], "animatediff_models": [models.motion_module]}
-    with ComfyServer(comfyui, models=linked, packs=[PROBE_PACK]) as running:
+    lora = write_lora(tmp_path_factory.mktemp("loras") / LORA)
+    linked = {
+        "checkpoints": [models.checkpoint],
+        "animatediff_models": [models.motion_module],
+        "loras": [lora],
+    }
+    # Classic caching keeps what the last prompt used, so that the next one does not load the models again.
+    arguments = ["--cache-classic", "--preview-method", "latent2rgb"]
+    with ComfyServer(comfyui, models=linked, packs=[PROBE_PACK], extra_args=arguments) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def studio(server: ComfyServer, models: ModelFiles) -> Studio:
+    """Runs scenes on the shared server."""
+    return Studio(server, models)
 
 
 @pytest.hookimpl(wrapper=True)

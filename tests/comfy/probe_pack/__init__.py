@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 
-import folder_paths
-import safetensors.torch
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
-CATEGORY = "MotionClone/probes"
+from . import guidance
+from .files import CATEGORY, save_tensors
 
 
 class ProbeClip:
@@ -54,11 +52,7 @@ class ProbeSave:
         }
 
     def execute(self, name, latent=None, image=None):
-        value = latent["samples"] if latent is not None else image
-        filename = f"{os.path.basename(name)}.safetensors"
-        path = os.path.join(folder_paths.get_output_directory(), filename)
-        safetensors.torch.save_file({"value": value.detach().cpu().float().contiguous()}, path)
-        return {"ui": {"files": [{"filename": filename, "subfolder": "", "type": "output"}]}}
+        return save_tensors(name, value=latent["samples"] if latent is not None else image)
 
 
 class ProbeFail:
@@ -92,5 +86,5 @@ class ProbeWait:
         return {"ui": {"text": ["waited to the end"]}}
 
 
-PROBES = (ProbeClip, ProbeSave, ProbeFail, ProbeWait)
+PROBES = (ProbeClip, ProbeSave, ProbeFail, ProbeWait, *guidance.PROBES)
 NODE_CLASS_MAPPINGS = {f"MotionClone{probe.__name__}": probe for probe in PROBES}

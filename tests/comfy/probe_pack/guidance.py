@@ -1,0 +1,360 @@
+"""Probes of motion guidance: energy and gradient by a route of their own, faults inside a step, what is left.
+
+Nothing here uses the pack's code: queries and keys come from hooks on the projections, the energy is written
+out in float64, and the gradient is plain autograd over the whole network with copies of the weights.
+
+Shapes used here:
+    p   positions      f   frames      n   heads      d   channels per head      c, h, w   of the latent
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import logging
+import math
+import sys
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+
+from .files import CATEGORY, save_tensors
+
+
+def motion_model(model):
+    (patcher,) = model.get_additional_models_with_key("ADE")
+    return patcher.model
+
+
+def layers(model):
+    """Every temporal attention layer of the motion module by the pack's names for them."""
+    found = {}
+    for stage in ("down_blocks", "up_blocks"):
+        for b, block in enumerate(getattr(motion_model(model), stage)):
+            for m, module in enumerate(block.motion_modules):
+                attention = [
+                    a for t in module.temporal_transformer.transformer_blocks for a in t.attention_blocks
+                ]
+                found |= {f"{stage}.{b}.motion.{m}.attention.{n}": a for n, a in enumerate(attention)}
+    return found
+
+
+@contextlib.contextmanager
+def captured(model, names):
+    """Queries and keys of the named layers, ``{name: {"q": [p, f, n * d], "k": ...}}``."""
+    seen = {name: {} for name in names}
+
+    def keep(name, letter):
+        return lambda module, arguments, output: seen[name].__setitem__(letter, output)
+
+    hooks = []
+    try:
+        for name in names:
+            layer = layers(model)[name]
+            hooks += [layer.to_q.register_forward_hook(keep(name, "q"))]
+            hooks += [layer.to_k.register_forward_hook(keep(name, "k"))]
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def energy_of(seen, motion_rep):
+    """The sum over layers of ``mean((A[indices] - values)^2)``, float64."""
+    total = 0.0
+    for name, tap in motion_rep.taps.items():
+        p, n, f, _ = tap.values.shape
+        q, k = (seen[name][letter].double().reshape(p, f, n, -1).transpose(1, 2) for letter in "qk")
+        attention = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        kept = torch.take_along_dim(attention, tap.indices.long().clone(), -1)
+        total = total + (kept - tap.values.double().clone()).square().mean()
+    return total
+
+
+def call_through_host(model, conditioning, latent, noise_seed, sigma, function):
+    """Calls ``function(denoise, x)`` where a sampler would be; ``denoise(x)`` runs the conditional pass."""
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(samples, noise_seed) if noise_seed >= 0 else torch.zeros_like(samples)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conditioning, conditioning)
+    guider.set_cfg(1.0)
+
+    def sampler(model_k, x, sigmas, extra_args, **_):
+        def denoise(x):
+            return model_k(x, torch.full([len(x)], sigma, dtype=x.dtype, device=x.device), **extra_args)
+
+        function(denoise, x, guider.inner_model)
+        return x
+
+    guider.sample(
+        noise,
+        samples,
+        comfy.samplers.KSAMPLER(sampler),
+        torch.tensor([sigma, 0.0]),
+        disable_pbar=True,
+        seed=0,
+    )
+
+
+@contextlib.contextmanager
+def ordinary_weights(*roots):
+    """Every parameter and buffer replaced by a copy made outside inference mode."""
+    stores = {id(s): s for r in roots for m in r.modules() for s in (m._parameters, m._buffers)}
+    originals = [(store, dict(store)) for store in stores.values()]
+    try:
+        for store, tensors in originals:
+            for name, tensor in tensors.items():
+                if isinstance(tensor, torch.nn.Parameter):
+                    store[name] = torch.nn.Parameter(tensor.detach().clone(), requires_grad=False)
+                elif tensor is not None:
+                    store[name] = tensor.clone()
+        yield
+    finally:
+        for store, tensors in originals:
+            store.update(tensors)
+
+
+NOISED = {
+    "model": ("MODEL",),
+    "motion_rep": ("MOTION_REP",),
+    "conditioning": ("CONDITIONING",),
+    "latent": ("LATENT",),
+    "sigma": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1e6, "step": 1e-9, "round": False}),
+    # -1: the latent is at that noise level already
+    "noise_seed": ("INT", {"default": -1, "min": -1, "max": 2**32}),
+}
+
+
+class ProbeEnergy:
+    """The energy of a latent at a noise level."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": NOISED}
+
+    def execute(self, model, motion_rep, conditioning, latent, sigma, noise_seed):
+        energies = []
+
+        def measure(denoise, x, _):
+            with captured(model, list(motion_rep.taps)) as seen:
+                denoise(x)
+            energies.append(float(energy_of(seen, motion_rep)))
+
+        call_through_host(model, conditioning, latent, noise_seed, sigma, measure)
+        return {"ui": {"energy": energies}}
+
+
+class ProbeGradient:
+    """The gradient of the energy by x, by autograd over the whole network."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"name": ("STRING", {"default": "gradient"}), **NOISED}}
+
+    def execute(self, name, model, motion_rep, conditioning, latent, sigma, noise_seed):
+        gradients = []
+
+        def differentiate(denoise, x, base):
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                ordinary_weights(base, motion_model(model)),
+            ):
+                x = x.clone().requires_grad_()
+                with captured(model, list(motion_rep.taps)) as seen:
+                    denoise(x)
+                gradients.extend(torch.autograd.grad(energy_of(seen, motion_rep), x))
+
+        call_through_host(model, conditioning, latent, noise_seed, sigma, differentiate)
+        return save_tensors(name, value=gradients[0])
+
+
+class ProbeTrouble:
+    """A MODEL patch that interrupts or raises when a block of the UNet is reached for the n-th time.
+
+    Logs every block that is reached after that.
+    """
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "kind": (["interrupt", "raise"],),
+                "block": ("STRING", {"default": "input 4"}),
+                "call": ("INT", {"default": 1, "min": 1, "max": 1000}),
+                "nonce": ("INT", {"default": 0, "min": 0, "max": 2**32}),
+            }
+        }
+
+    def execute(self, model, kind, block, call, nonce):
+        model = model.clone()
+        reached = [0]
+
+        def look(transformer_options):
+            here = "{} {}".format(*transformer_options["block"])
+            if reached[0] >= call:
+                logging.info("probe reached %s after its trouble", here)
+            if here != block:
+                return
+            reached[0] += 1
+            if reached[0] == call and kind == "raise":
+                raise RuntimeError("the probe's own trouble")
+            if reached[0] == call:
+                comfy.model_management.interrupt_current_processing()
+
+        def at_input(h, transformer_options):
+            look(transformer_options)
+            return h
+
+        def at_output(h, hsp, transformer_options):
+            look(transformer_options)
+            return h, hsp
+
+        model.set_model_input_block_patch(at_input)
+        model.set_model_output_block_patch(at_output)
+        return (model,)
+
+
+class ProbeState:
+    """What a run may have left behind; ``after`` makes it wait for that run."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"model": ("MODEL",), "nonce": ("INT", {"default": 0, "min": 0, "max": 2**32})},
+            "optional": {"after": ("LATENT",)},
+        }
+
+    def execute(self, model, nonce, after=None):
+        state = {**_state_of_torch(), **_state_of_model(model), **_state_of_weights(model)}
+        return {"ui": {"state": [state]}}
+
+
+def _state_of_torch():
+    # Not isinstance, which asks the object: a dead weak proxy would raise.
+    alive = [(type(item), item) for item in gc.get_objects()]
+    tensors = [item for kind, item in alive if issubclass(kind, torch.Tensor)]
+    ours = [kind for kind, _ in alive if ".motionclone_core." in str(kind.__module__)]
+    return {
+        "inference_mode": torch.is_inference_mode_enabled(),
+        "grad_mode": torch.is_grad_enabled(),
+        "function_modes": torch._C._len_torch_function_stack(),
+        "tensors_with_graph": sum(t.grad_fn is not None for t in tensors),
+        "tensors_requiring_grad": sum(
+            t.requires_grad and not isinstance(t, torch.nn.Parameter) for t in tensors
+        ),
+        "objects_of_ours": sorted({kind.__name__ for kind in ours}),
+    }
+
+
+def _state_of_model(model):
+    options = model.model_options.get("transformer_options", {})
+    wrappers = {**model.wrappers, **{f"options {k}": v for k, v in options.get("wrappers", {}).items()}}
+    attention = layers(model).values()
+    (home,) = {k.__module__ for a in attention for k in type(a).__mro__ if k.__name__ == "CrossAttentionMM"}
+    default = sys.modules[home].optimized_attention_mm
+    modules = [*model.model.modules(), *motion_model(model).modules()]
+    hooks = [m for m in modules if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
+    return {
+        "wrapper_keys": sorted(
+            {f"{kind}: {key}" for kind, keys in wrappers.items() for key in keys if keys[key]}
+        ),
+        "transformer_options": sorted(str(key) for key in options),
+        "patches": sorted(str(key) for key in options.get("patches", {})),
+        "tapped": [name for name, layer in layers(model).items() if layer.actual_attention is not default],
+        "hooked": len(hooks),
+        "object_patches": sorted(model.object_patches),
+        "attachments": sorted(model.attachments),
+        "foreign_forwards": sum("forward" in vars(module) for module in modules),
+    }
+
+
+def _state_of_weights(model):
+    """Values and identities of every weight; the sums are of the bits, so they are exact."""
+    values, places = hashlib.sha256(), hashlib.sha256()
+    flags = set()
+    for root in (model.model, motion_model(model)):
+        for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+            bits = tensor.detach().contiguous().flatten().view(torch.uint8)
+            whole = bits[: len(bits) // 8 * 8].view(torch.int64)
+            values.update(f"{name} {tensor.dtype} {int(whole.sum())}".encode())
+            places.update(f"{name} {id(tensor)} {tensor.data_ptr()}".encode())
+            flags.add(f"requires_grad {tensor.requires_grad} grad {tensor.grad is not None}")
+    return {"weights": values.hexdigest(), "places": places.hexdigest(), "flags": sorted(flags)}
+
+
+class ProbeRep:
+    """What a motion representation holds."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"motion_rep": ("MOTION_REP",)}}
+
+    def execute(self, motion_rep):
+        digest = hashlib.sha256()
+        for name, tap in motion_rep.taps.items():
+            digest.update(name.encode())
+            digest.update(tap.values.numpy().tobytes() + tap.indices.numpy().tobytes())
+        content = {
+            "checksum": digest.hexdigest(),
+            "taps": list(motion_rep.taps),
+            "shape": list(next(iter(motion_rep.taps.values())).values.shape),
+            "latent_size": list(motion_rep.latent_size),
+            "provenance": dataclasses.asdict(motion_rep.provenance),
+        }
+        return {"ui": {"rep": [content]}}
+
+
+class ProbeForeignRep:
+    """A representation as another model would have made it."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MOTION_REP",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"motion_rep": ("MOTION_REP",), "other": (["architecture", "block", "heads"],)}}
+
+    def execute(self, motion_rep, other):
+        taps = dict(motion_rep.taps)
+        if other == "architecture":
+            provenance = dataclasses.replace(motion_rep.provenance, architecture="animatediff/SDXL")
+            return (dataclasses.replace(motion_rep, provenance=provenance),)
+        if other == "block":
+            taps = {name.replace("up_blocks.1", "mid_block"): tap for name, tap in taps.items()}
+        if other == "heads":
+            halves = {n: (t.values[:, :4].clone(), t.indices[:, :4].clone()) for n, t in taps.items()}
+            taps = {n: dataclasses.replace(taps[n], values=v, indices=i) for n, (v, i) in halves.items()}
+        return (dataclasses.replace(motion_rep, taps=taps),)
+
+
+class ProbeAgain:
+    """Hands a latent on; another ``nonce`` makes ComfyUI run what follows again."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "nonce": ("INT", {"default": 0, "min": 0, "max": 2**32})}}
+
+    def execute(self, latent, nonce):
+        return (latent,)
+
+
+PROBES = (
+    ProbeEnergy, ProbeGradient, ProbeTrouble, ProbeState, ProbeRep, ProbeForeignRep, ProbeAgain,
+)  # fmt: skip

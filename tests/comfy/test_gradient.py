@@ -1,0 +1,67 @@
+"""The pack's energy and gradient against a route of their own (see probe_pack/guidance.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scenes import SCALE, Array, Studio, only, sigma_of
+
+SIGMA, SIGMA_NEXT = 12.0, 8.0
+
+
+def relative_error(got: Array, wanted: Array) -> float:
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def test_a_reference_has_no_energy_against_itself(studio: Studio) -> None:
+    scene = studio.scene()
+    rep = scene.extracted(seed=3)
+    conditioning = {"conditioning": scene.negative}
+    own, other = (
+        scene.energy(rep, scene.encoded, sigma_of(400), noise_seed=s, **conditioning) for s in (3, 4)
+    )
+    result = studio.run(scene)
+    # What is kept is float16: a rounding error of 2^-12 at most, in each of six layers.
+    assert only(result, own, "energy") < 6 * 2.0**-24
+    assert only(result, other, "energy") > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        # METHOD: the next latent moves by -sigma_next * weight * w * sigma * gradient,
+        # or by -(sigma - sigma_next) * weight * sigma * gradient by the paper's rule.
+        ({"warm_up": 2, "weight": 4000.0}, -SIGMA_NEXT * 4000.0 * 0.5 * SIGMA),
+        ({"update_rule": "paper", "weight": 2000.0}, -(SIGMA - SIGMA_NEXT) * 2000.0 * SIGMA),
+    ],
+    ids=["published", "paper"],
+)
+def test_a_guided_step_moves_by_the_literal_gradient(studio: Studio, changes: dict, factor: float) -> None:
+    scene = studio.scene()
+    rep = scene.extracted(k=2)
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT)
+    plain = scene.custom(scene.model, sigmas)
+    guided = scene.custom(scene.guided(rep, **changes), sigmas)
+    literal = scene.gradient("gradient", rep, SIGMA)
+    nodes = scene.save("plain", plain), scene.save("guided", guided), literal
+    before, after, gradient = studio.saved(studio.run(scene), *nodes)
+    assert np.abs(gradient).max() > 0
+    assert relative_error((after - before) * SCALE, factor * gradient) < 1e-3
+
+
+def test_conditions_under_masks_share_the_gradient_as_they_share_the_picture(studio: Studio) -> None:
+    scene = studio.scene()
+    texts = [scene.text("a boat on the sea"), scene.text("a red house in the snow")]
+    halves = [scene.masked(text, side) for text, side in zip(texts, ("left", "right"), strict=True)]
+    rep = scene.extracted()
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT)
+    positive = scene.both(*halves)
+    plain = scene.custom(scene.model, sigmas, positive=positive)
+    guided = scene.custom(scene.guided(rep, weight=2000.0), sigmas, positive=positive)
+    literal = [scene.gradient(f"gradient {i}", rep, SIGMA, conditioning=c) for i, c in enumerate(texts)]
+    nodes = scene.save("plain", plain), scene.save("guided", guided), *literal
+    before, after, left, right = studio.saved(studio.run(scene), *nodes)
+    wanted = np.concatenate([left[..., :4], right[..., 4:]], axis=-1)
+    assert relative_error(left, right) > 0.01, "the two texts must differ for this test to say anything"
+    assert relative_error((after - before) * SCALE, -SIGMA_NEXT * 2000.0 * SIGMA * wanted) < 1e-3
