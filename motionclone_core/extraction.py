@@ -68,6 +68,8 @@ class RepresentationBuilder:
             RepresentationMismatchError: frames or positions are not those of the reference.
             ValueError: the model gave NaN.
         """
+        if len(self._kept) == len(self._taps):
+            raise StopForward  # a host that calls the model again learns nothing new
         if q.shape[1] != self._frames:
             raise RepresentationMismatchError(
                 f"{tap} attends over {q.shape[1]} frames, the reference has {self._frames}: extract without "

@@ -6,6 +6,7 @@ ComfyUI servers are reached over the network, so a file name in a prompt is not 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -47,16 +48,20 @@ def resolve_inside(root: Path, name: str) -> Path:
     return path
 
 
-def list_inside(root: Path) -> list[str]:
-    """The names, sorted and with forward slashes, of all files below ``root`` that do not lead out of it.
+def list_inside(root: Path, wanted: Callable[[str], bool] = lambda name: True) -> list[str]:
+    """The names, sorted and with forward slashes, of the files below ``root`` that do not lead out of it.
 
     Linked folders are not entered, so that a link to a parent cannot loop. A missing folder has no files.
+
+    Args:
+        root: the folder.
+        wanted: says of a name whether it counts; names are resolved, which is slow, only if it does.
     """
     names = []
     for folder, _, files in os.walk(root):
         for file in files:
             name = Path(folder, file).relative_to(root).as_posix()
-            if _leads_inside(root, name):
+            if wanted(name) and _leads_inside(root, name):
                 names.append(name)
     return sorted(names)
 

@@ -15,7 +15,9 @@ UpdateRule = Literal["published", "paper"]
 UPDATE_RULES: tuple[UpdateRule, ...] = ("published", "paper")
 
 
-def uneven_timesteps(steps: int, guided_steps: int, ratio: float) -> list[int]:
+def uneven_timesteps(
+    steps: int, guided_steps: int, ratio: float, *, timesteps: int = TRAIN_TIMESTEPS
+) -> list[int]:
     """Timesteps that crowd the guided steps into the noisiest part of the schedule.
 
     ``G`` points from 999 down to ``int((1 - ratio) * 1000)``, then ``N - G`` points from just below
@@ -27,6 +29,8 @@ def uneven_timesteps(steps: int, guided_steps: int, ratio: float) -> list[int]:
         steps: N, at least 1.
         guided_steps: G, 0 to N.
         ratio: the part of the noise schedule that the guided steps share, between 0 and 1.
+        timesteps: how many of the schedule's 1000 there are to lay the steps over, from 0 on: fewer for a
+            run that does not start at pure noise.
 
     Returns:
         N timesteps, descending.
@@ -40,20 +44,20 @@ def uneven_timesteps(steps: int, guided_steps: int, ratio: float) -> list[int]:
         raise ValueError(f"guided steps are {guided_steps} of {steps} steps: choose from 0 to {steps}")
     if not 0.0 < ratio < 1.0:
         raise ValueError(f"ratio is {ratio}: it must lie between 0 and 1, such as 0.3")
-    boundary = int((1 - ratio) * TRAIN_TIMESTEPS) if guided_steps else TRAIN_TIMESTEPS
-    _check_room("guided", guided_steps, TRAIN_TIMESTEPS - boundary)
+    boundary = int((1 - ratio) * timesteps) if guided_steps else timesteps
+    _check_room("guided", guided_steps, timesteps - boundary)
     _check_room("unguided", steps - guided_steps, boundary)
-    last = TRAIN_TIMESTEPS - 1
     if guided_steps == 0:
-        return _from_the_top(0, last, steps)
-    return _from_the_top(boundary, last, guided_steps) + _descending(0, boundary - 1, steps - guided_steps)
+        return _from_the_top(0, timesteps - 1, steps)
+    guided = _from_the_top(boundary, timesteps - 1, guided_steps)
+    return guided + _descending(0, boundary - 1, steps - guided_steps)
 
 
 def _check_room(name: str, steps: int, timesteps: int) -> None:
     if steps > timesteps:
         raise ValueError(
-            f"{steps} {name} steps do not fit: this ratio leaves {timesteps} timesteps for them; "
-            f"ask for fewer steps or change the ratio"
+            f"{steps} {name} steps do not fit: the ratio (and denoise, below 1) leaves {timesteps} timesteps "
+            f"for them; ask for fewer steps or change the ratio"
         )
 
 
@@ -105,7 +109,7 @@ class GuidanceWindow:
 
 @dataclass(frozen=True)
 class Preset:
-    """A published setting (METHOD table of the project's docs; authors' configuration files).
+    """A published setting (authors' configuration files).
 
     ``cfg`` is ComfyUI's: the paper's classifier-free guidance s = 7.5 is 8.5 here.
     """

@@ -17,10 +17,13 @@ _OUTPUT_MARK = " [output]"
 
 
 def register_folder() -> None:
-    """Tell ComfyUI of ``models/motion_reps``, so that extra_model_paths.yaml may add to it."""
-    if FOLDER not in folder_paths.folder_names_and_paths:
-        default = str(Path(folder_paths.models_dir) / FOLDER)
-        folder_paths.folder_names_and_paths[FOLDER] = ([default], {SUFFIX})
+    """Tell ComfyUI of ``models/motion_reps``, beside what extra_model_paths.yaml may have named."""
+    folder_paths.add_model_folder_path(FOLDER, str(_default_folder()))
+    folder_paths.folder_names_and_paths[FOLDER][1].add(SUFFIX)
+
+
+def _default_folder() -> Path:
+    return Path(folder_paths.models_dir) / FOLDER
 
 
 def _output_folder() -> Path:
@@ -32,8 +35,7 @@ def _model_folders() -> list[Path]:
 
 
 def _names_in(folder: Path) -> list[str]:
-    names = list_inside(folder) if folder.is_dir() else []
-    return [name for name in names if name.endswith(SUFFIX) and not Path(name).name.startswith(".")]
+    return list_inside(folder, lambda name: name.endswith(SUFFIX) and not Path(name).name.startswith("."))
 
 
 def _choices() -> list[str]:
@@ -47,6 +49,8 @@ def _locate(choice: str) -> Path:
     Raises:
         ValueError: it lies outside the folders for motions.
     """
+    if not isinstance(choice, str):
+        raise ValueError(f"{choice!r} is not the name of a motion file")
     if not choice.removesuffix(_OUTPUT_MARK).endswith(SUFFIX):
         raise ValueError(f"{choice!r} is not a motion file: motion files end in {SUFFIX}")
     if choice.endswith(_OUTPUT_MARK):
@@ -90,7 +94,7 @@ class SaveMotionRep(io.ComfyNode):
     @classmethod
     def execute(cls, motion_rep: MotionRepresentation, filename_prefix: str, folder: str) -> io.NodeOutput:
         """See the class."""
-        root = _output_folder() if folder == "output" else _model_folders()[0]
+        root = _output_folder() if folder == "output" else _default_folder()
         path = next_free(resolve_inside(root, filename_prefix.strip()))
         save_representation(motion_rep, path)
         name = path.relative_to(root.resolve()).as_posix() + (_OUTPUT_MARK if folder == "output" else "")
@@ -119,8 +123,10 @@ class LoadMotionRep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None) -> bool | str:
         """Refuse names outside the folders for motions, and files that are not there."""
+        if file is None:  # it comes from another node, and is known only when that has run
+            return True
         try:
             path = _locate(file)
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -105,7 +104,11 @@ class ApplyMotionGuidance(io.ComfyNode):
                 MotionRep.Input("motion_rep", tooltip="The motion to follow."),
                 _weight_input(),
                 io.Int.Input(
-                    "start_step", default=0, min=0, max=10000, tooltip="The first guided step of a run."
+                    "start_step",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="The first guided step. A run split between samplers counts anew in each.",
                 ),
                 io.Int.Input(
                     "guided_steps",
@@ -159,7 +162,7 @@ class MotionCloneScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, steps: int, guided_steps: int, ratio: float) -> io.NodeOutput:
         """See the class."""
-        sigmas, _ = comfy_sampling.uneven_sigmas(model, steps=steps, guided_steps=guided_steps, ratio=ratio)
+        sigmas = comfy_sampling.uneven_sigmas(model, steps=steps, guided_steps=guided_steps, ratio=ratio)
         return io.NodeOutput(sigmas)
 
 
@@ -262,10 +265,9 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
             chosen = Preset(steps, guided_steps, ratio, weight, warm_up, cool_down, cfg)
         else:
             scheduler = comfy_sampling.SCHEDULER
-        sigmas, guided = comfy_sampling.sigmas_for(
+        sigmas = comfy_sampling.sigmas_for(
             model, scheduler=scheduler, sampler=sampler_name, preset=chosen, denoise=denoise
         )
-        chosen = replace(chosen, guided_steps=guided)
         guidance = MotionGuidance.of(motion_rep, chosen, update_rule)
         latent = comfy_sampling.sample(
             with_guidance(model, guidance),

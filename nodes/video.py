@@ -125,10 +125,12 @@ def _size_inputs() -> list[io.Input]:
 
 
 def _videos_in_input() -> list[str]:
-    names = list_inside(Path(folder_paths.get_input_directory()))
-    videos = set(folder_paths.filter_files_content_types(names, ["video"]))
+    return list_inside(Path(folder_paths.get_input_directory()), _is_video)
+
+
+def _is_video(name: str) -> bool:
     # ComfyUI counts GIFs as pictures.
-    return [name for name in names if name in videos or name.lower().endswith(".gif")]
+    return name.lower().endswith(".gif") or bool(folder_paths.filter_files_content_types([name], ["video"]))
 
 
 def _file_of(video: str) -> Path:

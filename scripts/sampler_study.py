@@ -49,6 +49,8 @@ from toy_animatediff import CONDITIONING, FRAMES, SIDE, clips, toy_model  # noqa
 SCHEDULES = {"motionclone": (30, 15), "normal": (24, 10)}  # steps, guided steps
 RATIO, CFG, T_ALPHA = 0.5, 3.0, 100
 LATENT_SCALE = 0.18215
+# Chooses its own steps by an error estimate that guidance unsettles: one video did not end within minutes.
+ENDLESS = ("dpm_adaptive",)
 
 
 class Energies(logging.Handler):
@@ -78,7 +80,7 @@ def draw(model: object, sampler: str, schedule: str, guidance: MotionGuidance, s
     """One video, ``[f, c, h, w]`` in model space."""
     steps, guided = SCHEDULES[schedule]
     if schedule == "motionclone":
-        sigmas, _ = comfy_sampling.uneven_sigmas(model, steps=steps, guided_steps=guided, ratio=RATIO)
+        sigmas = comfy_sampling.uneven_sigmas(model, steps=steps, guided_steps=guided, ratio=RATIO)
     else:
         sigmas = comfy_sampling.scheduler_sigmas(model, scheduler=schedule, sampler=sampler, steps=steps)
     latent = {"samples": torch.zeros(FRAMES, 4, SIDE, SIDE)}
@@ -117,7 +119,8 @@ def main() -> int:
     comfy_sampling.require_sampler = lambda sampler: None  # refused ones are measured as well
     comfy_runtime.require_sampler = comfy_sampling.require_sampler
     comfy_runtime.log.setLevel(logging.INFO)
-    names = ARGS.samplers or [n for n in comfy.samplers.SAMPLER_NAMES if not n.endswith("_gpu")]
+    known = [n for n in comfy.samplers.SAMPLER_NAMES if not n.endswith("_gpu") and n not in ENDLESS]
+    names = ARGS.samplers or known
     rows = []
     with torch.inference_mode():
         model = toy_model()
@@ -144,7 +147,8 @@ def page(rows: list[str]) -> str:
         "| scheduler | sampler | cosine to the reference's direction | last energy | seconds a video |\n"
         "| --- | --- | --- | --- | --- |\n"
     )
-    return head + "\n".join(rows) + "\n"
+    left_out = f"\nLeft out: {', '.join(ENDLESS)}, whose runs do not end under guidance.\n"
+    return head + "\n".join(rows) + "\n" + left_out
 
 
 if __name__ == "__main__":

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+# torch 2.4 has no Buffer.
+_PLAIN = (Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", Tensor))
+# Functions that save a weight; no other may be handed a copy, least of all those that write into it.
+_SAVING_WEIGHTS = {
+    "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "group_norm", "layer_norm", "rms_norm",
+}  # fmt: skip
 _ATTRIBUTE_ACCESS = ("__get__", "__set__", "__delete__")
 
 
@@ -41,7 +46,15 @@ class ConstantWeights(TorchFunctionMode):
 
     The network itself is not touched, so there is nothing to put back: weights that are reloaded, patched
     or cast while the mode is on are met when they are used. No gradient by a weight is ever recorded.
+
+    Args:
+        is_reused: whether a tensor's memory is overwritten before the backward pass; a copy of such a
+            weight is saved. Autograd could not notice: an alias has a version counter of its own.
     """
+
+    def __init__(self, is_reused: Callable[[Tensor], bool] | None = None) -> None:
+        super().__init__()
+        self._is_reused = is_reused
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -52,11 +65,22 @@ class ConstantWeights(TorchFunctionMode):
         if getattr(func, "__name__", None) in _ATTRIBUTE_ACCESS:
             with torch.no_grad() if isinstance(args[0], torch.nn.Parameter) else nullcontext():
                 return func(*args, **kwargs)
+        if self._is_reused is not None and getattr(func, "__name__", None) in _SAVING_WEIGHTS:
+            args = tuple(self._kept(argument) for argument in args)
+            kwargs = {name: self._kept(value) for name, value in kwargs.items()}
         return func(*_each(args), **{name: _each(value) for name, value in kwargs.items()})
+
+    def _kept(self, argument: Any) -> Any:
+        reused = type(argument) in _PLAIN and self._is_reused is not None and self._is_reused(argument)
+        return argument.clone() if reused else argument
 
 
 @contextmanager
-def recording() -> Iterator[None]:
-    """Record gradients here, whatever the caller's mode; weights count as constants."""
-    with torch.inference_mode(False), torch.enable_grad(), ConstantWeights():
+def recording(is_reused: Callable[[Tensor], bool] | None = None) -> Iterator[None]:
+    """Record gradients here, whatever the caller's mode; weights count as constants.
+
+    Args:
+        is_reused: see `ConstantWeights`.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), ConstantWeights(is_reused):
         yield

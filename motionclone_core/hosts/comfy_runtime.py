@@ -27,16 +27,15 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..representation import Crop
-from .autograd import recording
 from .base import AttentionObserver, Guide, StopForward, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
-from .comfy_sampling import require_sampler
+from .comfy_gradients import recording_call
+from .comfy_sampling import require_falling, require_sampler
 
 log = logging.getLogger(__name__)
 
 _KEY = "motionclone"
 _SIGMA_TOLERANCE = 1e-4
-_SKIP_PATCH = "input_block_patch_after_skip"
 
 
 class GuidanceError(ValueError):
@@ -74,7 +73,7 @@ def run_once(
     patcher = without_guidance(patcher)
     host = AnimateDiffHost(patcher)
     host.require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer))
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer, latent.shape))
     guider = comfy.samplers.CFGGuider(patcher)
     guider.inner_set_conds({"positive": conditioning})
     guider.set_cfg(1.0)
@@ -91,8 +90,15 @@ def _call_model_once(
     return x
 
 
-def _observed_call(host: AnimateDiffHost, observer: AttentionObserver) -> Callable[..., Tensor]:
+def _observed_call(
+    host: AnimateDiffHost, observer: AttentionObserver, latent_shape: torch.Size
+) -> Callable[..., Tensor]:
     def wrapper(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.shape != latent_shape:
+            raise GuidanceError(
+                f"the reference has shape {list(latent_shape)}, the model is asked for {list(x.shape)}: read it "
+                f"under one conditioning, not under several, an area, or sliding context windows"
+            )
         with host.observing(observer, _raise_if_cancelled):
             try:
                 return executor(x, *args, **kwargs)
@@ -115,11 +121,17 @@ class _Step:
     sigma: float
     sigma_from: float
     sigma_next: float
+    positive: frozenset[Any] = frozenset()
     predicted: bool = False
     gradient: Tensor | None = None
     crops: dict[Any, Crop] = field(default_factory=dict)
     calls: dict[Any, Tensor] = field(default_factory=dict)
     energies: list[float] = field(default_factory=list)
+
+    def positive_among(self, conds: Sequence[list | None]) -> int | None:
+        """Which of a batch's conditions is the guider's positive one; guiders order them differently."""
+        found = (i for i, cond in enumerate(conds) if cond and any(e["uuid"] in self.positive for e in cond))
+        return next(found, None)
 
 
 @dataclass
@@ -156,7 +168,7 @@ def with_guidance(patcher: Any, guide: Guide) -> Any:
             "Apply Motion Guidance"
         )
     AnimateDiffHost(patcher)
-    patcher = patcher.get_non_dynamic_delegate() if _is_dynamic(patcher) else patcher.clone()
+    patcher = _with_resident_weights(patcher)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide))
     for wrapper_type, wrapper in _WRAPPERS.items():
         patcher.add_wrapper_with_key(wrapper_type, _KEY, wrapper)
@@ -171,8 +183,18 @@ def without_guidance(patcher: Any) -> Any:
     return patcher
 
 
-def _is_dynamic(patcher: Any) -> bool:
-    return bool(getattr(patcher, "is_dynamic", lambda: False)())
+def _with_resident_weights(patcher: Any) -> Any:
+    """A clone whose weights stay in place from the forward to the backward pass."""
+    # ComfyUI before 0.9 has no dynamic weights, and no is_dynamic.
+    if not getattr(patcher, "is_dynamic", lambda: False)():
+        return patcher.clone()
+    try:
+        return patcher.get_non_dynamic_delegate()
+    except RuntimeError as error:
+        raise GuidanceError(
+            f"this MODEL's weights come and go while it runs, and its loader gives no other way ({error}): "
+            f"load it with Load Checkpoint, or start ComfyUI with --disable-dynamic-vram"
+        ) from error
 
 
 def _outer_sample(guide: Guide) -> Callable[..., Tensor]:
@@ -199,6 +221,9 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
     total = len(sigmas) - 1
     if any(run.guide.strength(step, total) > 0.0 for step in range(total)):
         require_sampler(executor.class_obj)
+        require_falling(sigmas)
+        if "multigpu_clones" in args[0]["model_options"]:
+            raise GuidanceError("motion guidance runs on one GPU: take the multi-GPU node out of this graph")
     return executor(model, sigmas, *args, **kwargs)
 
 
@@ -210,6 +235,7 @@ def _predict_noise(
     if step is None:
         return executor(x, timestep, model_options, seed)
     run.step = step
+    step.positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
     try:
         denoised = executor(x, timestep, model_options, seed)
     finally:
@@ -242,23 +268,26 @@ def _calc_cond_batch(
     run: _Run = model_options["transformer_options"][_KEY]
     step = run.step
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
-    if step is None or step.predicted or not conds or conds[0] is None:
+    guided = None if step is None or step.predicted else step.positive_among(conds)
+    if step is None or guided is None:
         return executor(model, conds, x_in, timestep, model_options)
     step.predicted = True
-    others = [None] * (len(conds) - 1)
-    step.crops = _crops(conds[0], x_in, timestep)
+    step.crops = _crops(conds[guided], x_in, timestep)
     run.in_guided_pass = True
     try:
-        (prediction, *_) = executor(model, [conds[0], *others], x_in, timestep, model_options)
+        prediction = executor(model, _only(conds, guided), x_in, timestep, model_options)[guided]
     finally:
         run.in_guided_pass = False
-    step.gradient = _fused(executor, model, conds[0], step.calls, x_in, timestep, model_options)
+    step.gradient = _fused(executor, model, conds, guided, step.calls, x_in, timestep, model_options)
     step.calls = {}
     _raise_if_cancelled()
-    if all(cond is None for cond in conds[1:]):
-        return [prediction, *(torch.zeros_like(prediction) for _ in others)]
-    (_, *rest) = executor(model, [None, *conds[1:]], x_in, timestep, model_options)
-    return [prediction, *rest]
+    others = [None if i == guided else cond for i, cond in enumerate(conds)]
+    if all(cond is None for cond in others):
+        predictions = [torch.zeros_like(prediction) for _ in conds]
+    else:
+        predictions = executor(model, others, x_in, timestep, model_options)
+    predictions[guided] = prediction
+    return predictions
 
 
 def _apply_model(
@@ -276,15 +305,11 @@ def _apply_model(
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     step = run.step
     uuids = transformer_options["uuids"]
-    if control is not None:
-        transformer_options = _with_own_skips(transformer_options)
-    with recording():
+    with recording_call(control, transformer_options) as options:
         x = x.detach().clone().requires_grad_()
         observer = run.guide.observer(x, [step.crops[uuid] for uuid in uuids])
         with run.host.observing(observer, _raise_if_cancelled):
-            prediction = executor(
-                x, t, c_concat, c_crossattn, control, transformer_options, **kwargs
-            ).detach()
+            prediction = executor(x, t, c_concat, c_crossattn, control, options, **kwargs).detach()
         gradient = observer.result()
     step.calls.update(zip(uuids, gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
@@ -303,7 +328,7 @@ _WRAPPERS = {
 
 def _step_index(sigmas: Tensor, sigma: float) -> int:
     """The step that ``sigma`` lies in: the last one that starts at or above it."""
-    starts = sigmas[:-1].to("cpu", torch.float64)
+    starts = sigmas[:-1].cpu().double()  # some accelerators have no float64
     reached = starts >= sigma * (1.0 - _SIGMA_TOLERANCE)
     return max(int(reached.sum()) - 1, 0)
 
@@ -320,10 +345,18 @@ def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Cr
     return crops
 
 
+def _only(conds: Sequence[list | None], index: int, entries: list | None = None) -> list[list | None]:
+    """``conds`` with one of them alone in its place, or ``entries`` there."""
+    alone: list[list | None] = [None] * len(conds)
+    alone[index] = conds[index] if entries is None else entries
+    return alone
+
+
 def _fused(
     executor: Any,
     model: Any,
-    cond: Sequence[dict],
+    conds: Sequence[list | None],
+    guided: int,
     calls: Mapping[Any, Tensor],
     x_in: Tensor,
     timestep: Tensor,
@@ -334,7 +367,7 @@ def _fused(
     Areas, masks and strengths weigh the predictions; ComfyUI's own code weighs the gradients here, handed
     to it in place of predictions. With one entry that covers everything there is nothing to fuse.
     """
-    gradients = list(calls.values())
+    cond, gradients = conds[guided] or [], list(calls.values())
     if not gradients:
         return None
     masked = any("mask" in entry for entry in cond)
@@ -346,18 +379,7 @@ def _fused(
 
     entries = [{key: value for key, value in entry.items() if key != "control"} for entry in cond]
     options = {**model_options, "model_function_wrapper": recall}
-    return executor(model, [entries], x_in, timestep, options)[0]
-
-
-def _with_own_skips(transformer_options: dict) -> dict:
-    """Give the next block a copy of each skip connection.
-
-    The UNet adds ControlNet residuals to skip connections in place, which would change what autograd has
-    saved of them for the block that came after.
-    """
-    patches = dict(transformer_options.get("patches", {}))
-    patches[_SKIP_PATCH] = [*patches.get(_SKIP_PATCH, []), lambda h, _: h.clone()]
-    return {**transformer_options, "patches": patches}
+    return executor(model, _only(conds, guided, entries), x_in, timestep, options)[guided]
 
 
 def _raise_if_cancelled() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import Any
 
 import comfy.sample
@@ -12,12 +13,12 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..schedule import Preset, uneven_timesteps
+from ..schedule import TRAIN_TIMESTEPS, Preset, uneven_timesteps
 
 log = logging.getLogger(__name__)
 
 SCHEDULER = "motionclone"
-# AnimateDiff's noise schedule: betas from 0.00085 to 0.012, linear (METHOD, "Schedule").
+# AnimateDiff's noise schedule: betas from 0.00085 to 0.012, linear.
 _BETA_RANGE = (0.00085, 0.012)
 _SCHEDULE_TOLERANCE = 0.02
 
@@ -26,34 +27,47 @@ def require_sampler(sampler: Any) -> None:
     """Refuse a sampler that motion guidance is wrong for."""
 
 
+def require_falling(sigmas: Tensor) -> None:
+    """Check that noise levels fall all the way, to 0 at the end at the earliest.
+
+    Raises:
+        ValueError: they do not; the message says where.
+    """
+    levels = [float(sigma) for sigma in sigmas]
+    for i, (now, following) in enumerate(pairwise(levels)):
+        if not now > following:
+            raise ValueError(
+                f"motion guidance needs noise levels that fall at every step, but sigma {i} is {now:.4g} and "
+                f"sigma {i + 1} is {following:.4g}: connect a scheduler whose sigmas fall"
+            )
+
+
 def uneven_sigmas(
     patcher: Any, *, steps: int, guided_steps: int, ratio: float, denoise: float = 1.0
-) -> tuple[Tensor, int]:
+) -> Tensor:
     """The uneven timesteps as sigmas.
 
     Args:
         patcher: MODEL, whose noise schedule turns timesteps into sigmas.
-        steps: N, steps to be run.
-        guided_steps: G, of a whole run of N steps.
+        steps: N.
+        guided_steps: G, the first of them.
         ratio: the part of the noise schedule that the guided steps share.
-        denoise: below 1 the schedule of ``steps / denoise`` steps is laid out and its last ``steps`` are
-            run, as ComfyUI's own schedulers do; the guided steps among them shrink by what is cut off.
+        denoise: below 1 all N steps, the guided ones first, share this part of the schedule.
 
     Returns:
-        ``steps + 1`` sigmas, falling to 0, and how many of the steps are guided ones.
+        ``steps + 1`` sigmas, falling to 0.
 
     Raises:
-        ValueError: see `schedule.uneven_timesteps`; or denoise is not in 0 to 1.
+        ValueError: see `schedule.uneven_timesteps`; or denoise is not above 0 and at most 1.
     """
     if not 0.0 < denoise <= 1.0:
         raise ValueError(f"denoise is {denoise}: it must be above 0 and at most 1")
-    total = int(steps / denoise)
-    timesteps = uneven_timesteps(total, int(guided_steps / denoise), ratio)
-    cut = total - steps
+    available = max(1, int(TRAIN_TIMESTEPS * denoise))
+    timesteps = uneven_timesteps(steps, guided_steps, ratio, timesteps=available)
     sampling = patcher.get_model_object("model_sampling")
-    sigmas = sampling.sigma(torch.tensor(timesteps[cut:], dtype=torch.float32)).detach().cpu()
+    sigmas = sampling.sigma(torch.tensor(timesteps, dtype=torch.float32)).detach().cpu()
     _warn_about_noise_schedule(sampling)
-    return torch.cat([sigmas, sigmas.new_zeros(1)]), max(0, int(guided_steps / denoise) - cut)
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
 def scheduler_sigmas(
@@ -70,18 +84,15 @@ def scheduler_sigmas(
     ).sigmas
 
 
-def sigmas_for(
-    patcher: Any, *, scheduler: str, sampler: str, preset: Preset, denoise: float
-) -> tuple[Tensor, int]:
-    """Sigmas of a setting under any scheduler, and how many of their steps are guided."""
+def sigmas_for(patcher: Any, *, scheduler: str, sampler: str, preset: Preset, denoise: float) -> Tensor:
+    """Sigmas of a setting under any scheduler, ComfyUI's or `SCHEDULER`."""
     if scheduler == SCHEDULER:
         return uneven_sigmas(
             patcher, steps=preset.steps, guided_steps=preset.guided_steps, ratio=preset.ratio, denoise=denoise
         )
-    sigmas = scheduler_sigmas(
+    return scheduler_sigmas(
         patcher, scheduler=scheduler, sampler=sampler, steps=preset.steps, denoise=denoise
     )
-    return sigmas, min(preset.guided_steps, len(sigmas) - 1)
 
 
 def sample(

@@ -264,3 +264,30 @@ def test_without_grad_the_mode_changes_no_result():
         expected = model(given(), context)
         with ConstantWeights():
             assert torch.equal(model(given(), context), expected)
+
+
+def streamed_gradient(is_reused):
+    """Two layers whose weights pass through one buffer, as weights do that live in another memory."""
+    stored = [torch.randn(6, 6, generator=torch.Generator().manual_seed(seed)).double() for seed in (1, 2)]
+    start = torch.randn(3, 6, generator=torch.Generator().manual_seed(3)).double()
+    with torch.inference_mode():
+        buffer = torch.empty(6, 6, dtype=torch.float64)
+        with recording(None if is_reused is None else lambda tensor: is_reused(tensor, buffer)):
+            x = h = start.clone().requires_grad_()
+            for weight in stored:
+                buffer.copy_(weight)
+                h = F.linear(h, buffer).sin()
+            (gradient,) = torch.autograd.grad(h.sum(), x)
+    x = start.clone().requires_grad_()
+    ordinary = F.linear(F.linear(x, stored[0]).sin(), stored[1]).sin().sum()
+    return gradient, torch.autograd.grad(ordinary, x)[0]
+
+
+def test_a_weight_in_a_buffer_that_is_overwritten_is_kept_when_it_is_known_to_be():
+    gradient, expected = streamed_gradient(lambda tensor, buffer: tensor.data_ptr() == buffer.data_ptr())
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_overwritten_buffer_goes_unnoticed_otherwise():
+    gradient, expected = streamed_gradient(None)
+    assert not torch.allclose(gradient, expected, rtol=0.1)

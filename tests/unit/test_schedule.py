@@ -171,3 +171,14 @@ def test_a_ramp_stays_between_0_and_1_and_is_positive_just_inside_the_window(sta
 def test_negative_steps_are_named(name):
     with pytest.raises(ValueError, match=rf"{name} is -2: it cannot be negative"):
         GuidanceWindow(**{name: -2})
+
+
+def test_fewer_timesteps_lay_the_same_plan_over_the_start_of_the_schedule():
+    """500 timesteps at ratio 0.3: five points from 499 to 350, five from 349 to 0, rounded half to even."""
+    expected = [499, 462, 424, 387, 350, 349, 262, 174, 87, 0]
+    assert uneven_timesteps(10, 5, 0.3, timesteps=500) == expected
+
+
+def test_steps_that_outnumber_the_timesteps_left_are_named():
+    with pytest.raises(ValueError, match=r"50 guided steps do not fit.*30 timesteps"):
+        uneven_timesteps(60, 50, 0.3, timesteps=100)

@@ -539,4 +539,5 @@ def test_root_may_be_a_link(root: Path, tmp_path: Path) -> None:
 
 def test_list_holds_every_file_inside_and_none_that_leads_out(root: Path) -> None:
     assert list_inside(root) == ["a.mp4", "good.mp4", "sub/b.mp4"]
+    assert list_inside(root, lambda name: name.startswith("sub/")) == ["sub/b.mp4"]
     assert list_inside(root / "absent") == []
