@@ -244,14 +244,24 @@ class ProbeState:
 
 
 def _state_of_torch():
+    uncollected = _alive()
+    gc.collect()
+    return {
+        "inference_mode": torch.is_inference_mode_enabled(),
+        "grad_mode": torch.is_grad_enabled(),
+        "function_modes": torch._C._len_torch_function_stack(),
+        # The traceback of a failed run holds its frames, and with them its tensors, until garbage is collected.
+        "uncollected": uncollected,
+        **_alive(),
+    }
+
+
+def _alive():
     # Not isinstance, which asks the object: a dead weak proxy would raise.
     alive = [(type(item), item) for item in gc.get_objects()]
     tensors = [item for kind, item in alive if issubclass(kind, torch.Tensor)]
     ours = [kind for kind, _ in alive if ".motionclone_core." in str(kind.__module__)]
     return {
-        "inference_mode": torch.is_inference_mode_enabled(),
-        "grad_mode": torch.is_grad_enabled(),
-        "function_modes": torch._C._len_torch_function_stack(),
         "tensors_with_graph": sum(t.grad_fn is not None for t in tensors),
         "tensors_requiring_grad": sum(
             t.requires_grad and not isinstance(t, torch.nn.Parameter) for t in tensors

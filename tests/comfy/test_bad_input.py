@@ -1,0 +1,265 @@
+"""Bad input: a message that says what was wrong and what to do, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_server import Result
+from scenes import FRAMES, Scene, Studio, only
+
+OURS = {
+    "MotionCloneApplyGuidance", "MotionCloneExtract", "MotionCloneGuidedKSampler", "MotionCloneLoadMotionRep",
+    "MotionCloneLoadReferenceVideo", "MotionCloneSaveMotionRep",
+}  # fmt: skip
+
+
+def refused(studio: Studio, scene: Scene) -> Result:
+    """Runs a scene that must fail with an error of ours, a ``ValueError`` by one of its names."""
+    result = studio.server.run(scene.graph)
+    assert result.status == "error", result.status
+    kind = result.exception_type.rpartition(".")[2]
+    assert kind in {
+        "ValueError", "UnsupportedModelError", "RepresentationMismatchError", "GuidanceError", "MotionFileError",
+        "UnknownTapError", "VideoError",
+    }, result.log  # fmt: skip
+    return result
+
+
+def message(studio: Studio, scene: Scene) -> str:
+    return refused(studio, scene).exception_message
+
+
+# --- the model --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", ["extract", "apply", "ksampler"])
+def test_a_model_without_animatediff(studio: Studio, node: str) -> None:
+    scene = studio.scene()
+    bare = scene.checkpoint
+    if node == "extract":
+        scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=bare))
+    elif node == "apply":
+        scene.save("never", scene.ksampler(scene.guided(scene.extracted(), model=bare)))
+    else:
+        scene.save("never", scene.guided_ksampler(scene.extracted(), model=bare))
+    result = refused(studio, scene)
+    assert result.node_type in OURS
+    assert "no AnimateDiff motion module" in result.exception_message
+    assert "loader" in result.exception_message
+
+
+def test_a_model_that_is_guided_already(studio: Studio) -> None:
+    scene = studio.scene()
+    rep = scene.extracted()
+    scene.save("never", scene.ksampler(scene.guided(rep, model=scene.guided(rep))))
+    assert "guided by a motion representation already" in message(studio, scene)
+
+
+# --- the representation -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("architecture", ["animatediff/SDXL", "animatediff/SD1.5", "extract it again"]),
+        (
+            "block",
+            ["mid_block.motion.0.attention.0", "does not have", "up_blocks.1.motion.0", "extract it again"],
+        ),
+        ("heads", ["4 heads", "8", "up_blocks.1.motion.0.attention.0", "extract it again"]),
+    ],
+)
+def test_a_representation_of_another_model(studio: Studio, other: str, words: list[str]) -> None:
+    scene = studio.scene()
+    foreign = scene.graph.add("MotionCloneProbeForeignRep", motion_rep=scene.extracted(), other=other)
+    scene.save("never", scene.ksampler(scene.guided(foreign)))
+    said = message(studio, scene)
+    assert all(word in said for word in words), said
+
+
+def _empty(scene: Scene, frames: int, width: int, height: int) -> Any:
+    return scene.graph.add("EmptyLatentImage", width=width, height=height, batch_size=frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "width", "height", "words"),
+    [
+        (5, 64, 64, ["has 4 frames", "to sample has 5"]),
+        (4, 128, 64, ["made at 8 x 8 latent cells", "16 x 8", "width x height"]),
+    ],
+    ids=["frames", "size"],
+)
+@pytest.mark.parametrize("node", ["apply", "ksampler"])
+def test_a_latent_that_differs_from_the_representation(
+    studio: Studio, node: str, frames: int, width: int, height: int, words: list[str]
+) -> None:
+    scene = studio.scene()
+    rep, latent = scene.extracted(), _empty(scene, frames, width, height)
+    if node == "apply":
+        scene.save("never", scene.ksampler(scene.guided(rep), latent_image=latent))
+    else:
+        scene.save("never", scene.guided_ksampler(rep, latent_image=latent))
+    said = message(studio, scene)
+    assert all(word in said for word in words), said
+
+
+# --- the extraction ---------------------------------------------------------------------------------
+
+
+def _extraction(studio: Studio, **changes: Any) -> Scene:
+    scene = studio.scene()
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(**changes))
+    return scene
+
+
+def test_more_frames_than_the_motion_module_takes(studio: Studio) -> None:
+    scene = studio.scene()
+    latent = _empty(scene, 33, 64, 64)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(latent=latent))
+    said = message(studio, scene)
+    assert "33" in said and "32" in said, said
+
+
+def test_sliding_context_windows(studio: Studio) -> None:
+    scene = studio.scene()
+    rep = scene.extracted()
+    windows = scene.graph.add("ADE_StandardStaticContextOptions", context_length=2, context_overlap=1)
+    sliding = scene.animated(scene.checkpoint, context_options=windows)
+    scene.save("never", scene.ksampler(scene.guided(rep, model=sliding)))
+    said = message(studio, scene)
+    assert "4 frames would be sampled in sliding context windows of 2" in said
+
+
+@pytest.mark.parametrize("blocks", ["up_blocks.7", "up_blocks.1, mid_block", "up_blocks.1.motion.3"])
+def test_a_block_that_matches_nothing(studio: Studio, blocks: str) -> None:
+    said = message(studio, _extraction(studio, blocks=blocks))
+    assert repr(blocks.split(", ")[-1]) in said
+    existing = [f"{stage}_blocks.{index}" for stage in ("down", "up") for index in range(4)]
+    assert all(name in said for name in existing), said
+
+
+def test_k_of_zero_is_refused_before_anything_runs(studio: Studio) -> None:
+    scene = _extraction(studio, k=0)
+    result = studio.server.run(scene.graph)
+    assert result.status == "invalid"
+    (errors,) = (entry["errors"] for entry in result.node_errors.values())
+    assert [(error["type"], error["extra_info"]["input_name"]) for error in errors] == [
+        ("value_smaller_than_min", "k")
+    ]
+
+
+def test_k_above_the_frames(studio: Studio) -> None:
+    said = message(studio, _extraction(studio, k=FRAMES + 1))
+    assert f"k is {FRAMES + 1}" in said and f"{FRAMES} frames" in said
+
+
+def test_a_reference_that_is_given_twice_or_not_at_all(studio: Studio) -> None:
+    scene = studio.scene()
+    twice = scene.extracted(latent=scene.encoded, images=scene.clip, vae=scene.checkpoint[2])
+    scene.graph.add("MotionCloneProbeRep", motion_rep=twice)
+    assert "both are connected" in message(studio, scene)
+
+
+def test_a_broken_video(studio: Studio, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"this is no video" * 100)
+    scene = studio.scene()
+    part = {"start": 0.0, "length": 0.0, "frames": 4, "width": 64, "height": 64}
+    video = studio.server.add_input(broken)
+    images = scene.graph.add("MotionCloneLoadReferenceVideo", video=video, **part)
+    scene.graph.add("MotionCloneProbeSave", name="never", image=images)
+    assert "broken.mp4" in message(studio, scene)
+
+
+# --- motion files -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def motion_file(studio: Studio) -> bytes:
+    """A sound motion file."""
+    scene = studio.scene()
+    save = {"motion_rep": scene.extracted(), "filename_prefix": "sound", "folder": "output"}
+    scene.graph.add("MotionCloneSaveMotionRep", **save)
+    studio.run(scene)
+    (path,) = (studio.server.output_dir / "motion_reps").glob("sound_*.safetensors")
+    return path.read_bytes()
+
+
+def _newer(content: bytes) -> bytes:
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    description = json.loads(header["__metadata__"]["motionclone"])
+    description["format_version"] += 1
+    header["__metadata__"]["motionclone"] = json.dumps(description)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + size :]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda content: content[: len(content) // 2], ["truncated", "save the motion again"]),
+        (
+            lambda content: b"PK\x03\x04 a pickle, say" * 40,
+            ["not a safetensors file", "save the motion again"],
+        ),
+        (_newer, ["format version 2", "reads up to 1", "update the pack"]),
+    ],
+    ids=["truncated", "not safetensors", "newer"],
+)
+def test_a_bad_motion_file(
+    studio: Studio, motion_file: bytes, spoil: Callable[[bytes], bytes], words: list[str]
+) -> None:
+    bad = studio.server.output_dir / "motion_reps" / "bad.safetensors"
+    bad.write_bytes(spoil(motion_file))
+    scene = studio.scene()
+    rep = scene.graph.add("MotionCloneLoadMotionRep", file="bad.safetensors [output]")
+    scene.graph.add("MotionCloneProbeRep", motion_rep=rep)
+    try:
+        said = message(studio, scene)
+    finally:
+        bad.unlink()
+    assert all(word in said for word in ["bad.safetensors", *words]), said
+
+
+@pytest.mark.parametrize(
+    "file", ["../../secret.safetensors", "../secret.safetensors [output]", "/secret.safetensors"]
+)
+def test_a_motion_file_outside_the_folders_is_never_opened(studio: Studio, file: str) -> None:
+    # It exists, so that only its place can be the reason.
+    for folder in (studio.server.base, studio.server.output_dir):
+        (folder / "secret.safetensors").write_bytes(b"")
+    scene = studio.scene()
+    rep = scene.graph.add("MotionCloneLoadMotionRep", file=file)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=rep)
+    result = studio.server.run(scene.graph)
+    assert result.status == "invalid"
+    assert list(result.node_errors) == [rep.id]
+    assert "only files in" in json.dumps(result.node_errors[rep.id]["errors"])
+
+
+@pytest.mark.parametrize("prefix", ["../../escaped", "/tmp/escaped"])
+def test_a_motion_is_never_saved_outside_the_folders(studio: Studio, prefix: str) -> None:
+    before = sorted(studio.server.base.rglob("*.safetensors"))
+    scene = studio.scene()
+    settings = {"filename_prefix": prefix, "folder": "output"}
+    scene.graph.add("MotionCloneSaveMotionRep", motion_rep=scene.extracted(), **settings)
+    assert "only files in" in message(studio, scene)
+    assert sorted(studio.server.base.rglob("*.safetensors")) == before
+
+
+def test_a_saved_motion_is_named_as_the_loader_lists_it(studio: Studio, motion_file: bytes) -> None:
+    loader = studio.server.object_info("MotionCloneLoadMotionRep")["MotionCloneLoadMotionRep"]
+    choices = loader["input"]["required"]["file"][1]["options"]
+    (listed,) = (name for name in choices if name.startswith("sound_"))
+    scene = studio.scene()
+    rep = scene.graph.add("MotionCloneLoadMotionRep", file=listed)
+    loaded, made = (scene.graph.add("MotionCloneProbeRep", motion_rep=r) for r in (rep, scene.extracted()))
+    result = studio.run(scene)
+    assert only(result, loaded, "rep") == only(result, made, "rep")

@@ -1,0 +1,126 @@
+"""Nothing of a guided run is left: not after it has ended, not after a cancel, not after a failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scenes import Array, Scene, Studio, only
+
+# What exists only while a model call or a run is under way. Guides and representations live in ComfyUI's cache.
+OF_A_RUN = {"_Run", "_Step", "ConstantWeights", "EnergyGradient", "Gradient", "RepresentationBuilder"}
+
+
+def unguided(studio: Studio) -> tuple[Array, dict[str, Any]]:
+    """An unguided run, sampled now, and the state it finds."""
+    scene = studio.scene(fresh=True)
+    latent = scene.ksampler(scene.model)
+    saved, state = scene.save("unguided", latent), scene.state(latent)
+    result = studio.run(scene)
+    return studio.saved(result, saved)[0], only(result, state, "state")
+
+
+def lasting(state: dict[str, Any]) -> dict[str, Any]:
+    """The part of a state that must be the same before and after."""
+    return {key: value for key, value in state.items() if key not in ("objects_of_ours", "uncollected")}
+
+
+def assert_clean(state: dict[str, Any]) -> None:
+    assert state["tapped"] == []
+    assert [key for key in state["wrapper_keys"] if "motionclone" in key.lower()] == []
+    assert [key for key in state["transformer_options"] if "motionclone" in key.lower()] == []
+    assert (state["hooked"], state["foreign_forwards"], state["function_modes"]) == (0, 0, 0)
+    assert (state["tensors_with_graph"], state["tensors_requiring_grad"]) == (0, 0)
+    assert OF_A_RUN.intersection(state["objects_of_ours"]) == set()
+    # As ComfyUI runs its nodes.
+    assert (state["inference_mode"], state["grad_mode"]) == (True, False)
+
+
+@pytest.fixture(scope="module")
+def before(studio: Studio) -> tuple[Array, dict[str, Any]]:
+    return unguided(studio)
+
+
+def assert_as_before(studio: Studio, before: tuple[Array, dict[str, Any]]) -> None:
+    latent, state = unguided(studio)
+    assert np.array_equal(latent, before[0])
+    assert lasting(state) == lasting(before[1])
+    assert_clean(state)
+
+
+def guided_scene(studio: Studio, **trouble: Any) -> tuple[Scene, Any]:
+    scene = studio.scene(fresh=True)
+    model = scene.model
+    if trouble:
+        given = {"model": model, "nonce": scene.nonce, **trouble}
+        model = scene.graph.add("MotionCloneProbeTrouble", **given)
+    return scene, scene.ksampler(scene.guided(scene.extracted(), model=model))
+
+
+def test_nothing_is_left_after_a_guided_run(studio: Studio, before: tuple[Array, dict]) -> None:
+    scene, latent = guided_scene(studio)
+    state = scene.state(latent)
+    left = only(studio.run(scene), state, "state")
+    assert_clean(left)
+    assert lasting(left) == lasting(before[1])
+    assert left["uncollected"]["tensors_with_graph"] == 0, "a run that succeeds leaves no work to the collector"
+    assert_as_before(studio, before)
+
+
+def test_the_probe_sees_what_is_there(studio: Studio) -> None:
+    """Without this the tests above could pass because the probe looks in the wrong place."""
+    scene = studio.scene(fresh=True)
+    guided = scene.guided(scene.extracted())
+    state = scene.graph.add("MotionCloneProbeState", model=guided, nonce=scene.nonce)
+    seen = only(studio.run(scene), state, "state")
+    assert any("motionclone" in key for key in seen["wrapper_keys"])
+    assert "MotionGuidance" in seen["objects_of_ours"]
+    assert any("ADE" in key for key in seen["wrapper_keys"])
+
+
+# In a run of guided steps each block is reached twice a step: first in the conditional pass, which is recorded
+# up to the temporal attention of output blocks 3 to 5, then in the unconditional one.
+@pytest.mark.parametrize(
+    ("block", "call"),
+    [("input 4", 1), ("output 5", 1), ("output 9", 1), ("input 4", 2), ("input 4", 3)],
+    ids=["before the taps", "between the taps", "after the taps", "unconditional pass", "second step"],
+)
+def test_a_failed_run_leaves_nothing(
+    studio: Studio, before: tuple[Array, dict], block: str, call: int
+) -> None:
+    scene, latent = guided_scene(studio, kind="raise", block=block, call=call)
+    scene.save("never", latent)
+    result = studio.server.run(scene.graph)
+    assert (result.status, result.node_type) == ("error", "KSampler")
+    assert "the probe's own trouble" in result.exception_message
+    assert_as_before(studio, before)
+
+
+@pytest.mark.parametrize(("block", "call"), [("input 4", 1), ("output 5", 3)])
+def test_a_cancel_ends_the_guided_step_it_comes_in(
+    studio: Studio, before: tuple[Array, dict], block: str, call: int
+) -> None:
+    scene, latent = guided_scene(studio, kind="interrupt", block=block, call=call)
+    scene.save("never", latent)
+    result = studio.server.run(scene.graph)
+    assert (result.status, result.node_type) == ("interrupted", "KSampler")
+    # The next tap ends it: no block after it, let alone the unconditional pass, is run.
+    last = 3 if block == "input 4" else 5
+    reached = [line.split()[3:5] for line in result.log.splitlines() if "probe reached" in line]
+    assert all(kind == "input" or int(number) <= last for kind, number in reached)
+    assert_as_before(studio, before)
+
+
+def test_a_cancel_over_http_leaves_nothing(studio: Studio, before: tuple[Array, dict]) -> None:
+    scene, latent = guided_scene(studio)
+    scene.save("never", latent)
+    start = studio.server.log_size()
+    prompt_id = studio.server.queue(scene.graph)
+    studio.server.wait_log(r"0/3 ", start=start)
+    studio.server.interrupt()
+    result = studio.server.wait(prompt_id)
+    assert (result.status, result.node_type) == ("interrupted", "KSampler")
+    assert "1/3 " not in result.log, "the cancel came too late to be in the middle of the first step"
+    assert_as_before(studio, before)
