@@ -27,6 +27,7 @@ sys.path[:0] = [str(PACK), str(FOUND.path)]
 OPTIONS = argparse.ArgumentParser(description=__doc__)
 OPTIONS.add_argument("--videos", type=int, default=64, help="videos for each sampler and schedule")
 OPTIONS.add_argument("--samplers", nargs="*", help="only these")
+OPTIONS.add_argument("--schedules", nargs="*", default=["motionclone"], choices=["motionclone", "normal"])
 OPTIONS.add_argument("--weight", type=float, default=8000.0)
 OPTIONS.add_argument("--output", type=Path, default=PACK / "docs" / "SAMPLERS.md")
 ARGS = OPTIONS.parse_args()
@@ -125,7 +126,7 @@ def main() -> int:
     with torch.inference_mode():
         model = toy_model()
         cases = [("euler", 0.0), *((name, ARGS.weight) for name in names)]
-        for schedule in SCHEDULES:
+        for schedule in ARGS.schedules:
             for name, weight in cases:
                 try:
                     row = study(model, name, schedule, weight, ARGS.videos)

@@ -18,13 +18,69 @@ from ..schedule import TRAIN_TIMESTEPS, Preset, uneven_timesteps
 log = logging.getLogger(__name__)
 
 SCHEDULER = "motionclone"
+_EXACT = ("euler", "ddim")
+# Those that follow a motion as Euler does: docs/SAMPLERS.md, by scripts/sampler_study.py. Left out are dpm_2 and
+# dpm_2_ancestral, which do not, and dpm_fast and dpm_adaptive, which do not keep to the steps of the schedule.
+FITTING_SAMPLERS = (
+    *_EXACT,
+    "euler_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "heun",
+    "heunpp2",
+    "exp_heun_2_x0",
+    "exp_heun_2_x0_sde",
+    "lms",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_3m_sde",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "er_sde",
+    "seeds_2",
+    "seeds_3",
+    "sa_solver",
+    "sa_solver_pece",
+    "uni_pc",
+    "uni_pc_bh2",
+)
 # AnimateDiff's noise schedule: betas from 0.00085 to 0.012, linear.
 _BETA_RANGE = (0.00085, 0.012)
 _SCHEDULE_TOLERANCE = 0.02
 
 
 def require_sampler(sampler: Any) -> None:
-    """Refuse a sampler that motion guidance is wrong for."""
+    """Refuse a sampler that motion guidance is wrong for, or that was never tried with it.
+
+    Args:
+        sampler: a ``comfy.samplers.KSAMPLER``, or another pack's sampler object.
+
+    Raises:
+        ValueError: it is not among `FITTING_SAMPLERS`; the message names them.
+    """
+    function = getattr(sampler, "sampler_function", sampler)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    name = name.removeprefix("sample_").removesuffix("_gpu").replace("unipc", "uni_pc")
+    if name not in FITTING_SAMPLERS:
+        others = ", ".join(sampler for sampler in FITTING_SAMPLERS if sampler not in _EXACT)
+        raise ValueError(
+            f"motion guidance does not fit the sampler {name.removesuffix('_function')}: choose "
+            f"{' or '.join(_EXACT)}, for which it is exact, or one of {others}"
+        )
 
 
 def require_falling(sigmas: Tensor) -> None:

@@ -54,6 +54,31 @@ def test_a_model_without_animatediff(studio: Studio, node: str) -> None:
     assert "loader" in result.exception_message
 
 
+@pytest.mark.parametrize("sampler", ["dpm_2", "dpm_2_ancestral", "dpm_fast", "dpm_adaptive"])
+def test_a_sampler_that_guidance_does_not_fit(studio: Studio, sampler: str) -> None:
+    scene = studio.scene()
+    scene.save("never", scene.ksampler(scene.guided(scene.extracted()), sampler_name=sampler))
+    text = message(studio, scene)
+    assert f"does not fit the sampler {sampler}:" in text
+    assert "choose euler or ddim" in text
+    assert "dpmpp_2m" in text
+
+
+def test_noise_levels_that_rise(studio: Studio) -> None:
+    scene = studio.scene()
+    flipped = scene.graph.add("FlipSigmas", sigmas=scene.sigmas())
+    sampler = scene.graph.add("KSamplerSelect", sampler_name="euler")
+    inputs = {"positive": scene.positive, "negative": scene.negative, "latent_image": scene.latent}
+    sampled = scene.graph.add(
+        "SamplerCustom", **inputs, model=scene.guided(scene.extracted()), add_noise=True, noise_seed=1, cfg=8.5,
+        sampler=sampler, sigmas=flipped,
+    )  # fmt: skip
+    scene.save("never", sampled)
+    text = message(studio, scene)
+    assert "sigma 0 is 0" in text
+    assert "falls" in text or "fall at every step" in text
+
+
 def test_a_model_that_is_guided_already(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted()
