@@ -65,7 +65,9 @@ def test_nothing_is_left_after_a_guided_run(studio: Studio, before: tuple[Array,
     left = only(studio.run(scene), state, "state")
     assert_clean(left)
     assert lasting(left) == lasting(before[1])
-    assert left["uncollected"]["tensors_with_graph"] == 0, "a run that succeeds leaves no work to the collector"
+    assert left["uncollected"]["tensors_with_graph"] == 0, (
+        "a run that succeeds leaves no work to the collector"
+    )
     assert_as_before(studio, before)
 
 

@@ -17,6 +17,7 @@ import logging
 import math
 import sys
 
+import comfy.controlnet
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -226,6 +227,31 @@ class ProbeTrouble:
         return (model,)
 
 
+class Control(comfy.controlnet.ControlBase):
+    """Fixed random residuals on every skip connection and the middle: a ControlNet as the UNet sees it."""
+
+    CHANNELS = (320,) * 4 + (640,) * 3 + (1280,) * 5
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options=None):
+        generator = torch.Generator().manual_seed(11)
+        residuals = [0.5 * torch.randn(1, c, 1, 1, generator=generator) for c in (*self.CHANNELS, 1280)]
+        return {"input": [], "middle": residuals[-1:], "output": residuals[:-1]}
+
+
+class ProbeControl:
+    """Puts a control on a conditioning."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"conditioning": ("CONDITIONING",)}}
+
+    def execute(self, conditioning):
+        control = {"control": Control(), "control_apply_to_uncond": True}
+        return ([[text, {**options, **control}] for text, options in conditioning],)
+
+
 class ProbeState:
     """What a run may have left behind; ``after`` makes it wait for that run."""
 
@@ -366,5 +392,6 @@ class ProbeAgain:
 
 
 PROBES = (
-    ProbeEnergy, ProbeGradient, ProbeTrouble, ProbeState, ProbeRep, ProbeForeignRep, ProbeAgain,
+    ProbeEnergy, ProbeGradient, ProbeTrouble,
+    ProbeControl, ProbeState, ProbeRep, ProbeForeignRep, ProbeAgain,
 )  # fmt: skip
