@@ -17,14 +17,14 @@ from comfy_server import ComfyServer, Graph, Node, Result
 from random_models import ModelFiles
 
 FRAMES, SIDE = 4, 64  # pixels
-STEPS, GUIDED_STEPS = 3, 2
+STEPS, GUIDED_STEPS = 2, 1
 SCALE = 0.18215  # of SD 1.5's latents
 SAMPLING = {
     "seed": 5,
     "steps": STEPS,
     "cfg": 7.0,
     "sampler_name": "euler",
-    "scheduler": "normal",
+    "scheduler": "simple",
     "denoise": 1.0,
 }
 GUIDANCE = {
@@ -94,7 +94,7 @@ class Scene:
         return self.graph.add("MotionCloneGuidedKSampler", **{**inputs, **settings, **changes})
 
     def sigmas(self, *, denoise: float = 1.0, steps: int = STEPS) -> Node:
-        settings = {"scheduler": "normal", "steps": steps, "denoise": denoise}
+        settings = {"scheduler": "simple", "steps": steps, "denoise": denoise}
         return self.graph.add("BasicScheduler", model=self.model, **settings)
 
     def custom(self, model: Any, sigmas: Any, **changes: Any) -> Node:

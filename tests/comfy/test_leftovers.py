@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scenes import Array, Scene, Studio, only
+from scenes import STEPS, Array, Scene, Studio, only
 
 # What exists only while a model call or a run is under way. Guides and representations live in ComfyUI's cache.
 OF_A_RUN = {"_Run", "_Step", "ConstantWeights", "EnergyGradient", "Gradient", "RepresentationBuilder"}
@@ -56,7 +56,7 @@ def guided_scene(studio: Studio, **trouble: Any) -> tuple[Scene, Any]:
     if trouble:
         given = {"model": model, "nonce": scene.nonce, **trouble}
         model = scene.graph.add("MotionCloneProbeTrouble", **given)
-    return scene, scene.ksampler(scene.guided(scene.extracted(), model=model))
+    return scene, scene.ksampler(scene.guided(scene.extracted(), model=model, guided_steps=STEPS))
 
 
 def test_nothing_is_left_after_a_guided_run(studio: Studio, before: tuple[Array, dict]) -> None:
@@ -120,9 +120,9 @@ def test_a_cancel_over_http_leaves_nothing(studio: Studio, before: tuple[Array, 
     scene.save("never", latent)
     start = studio.server.log_size()
     prompt_id = studio.server.queue(scene.graph)
-    studio.server.wait_log(r"0/3 ", start=start)
+    studio.server.wait_log(rf"0/{STEPS} ", start=start)
     studio.server.interrupt()
     result = studio.server.wait(prompt_id)
     assert (result.status, result.node_type) == ("interrupted", "KSampler")
-    assert "1/3 " not in result.log, "the cancel came too late to be in the middle of the first step"
+    assert f"1/{STEPS} " not in result.log, "the cancel came too late to be in the middle of the first step"
     assert_as_before(studio, before)

@@ -139,6 +139,10 @@ class ProbeEnergy:
     def INPUT_TYPES(cls):
         return {"required": NOISED}
 
+    @classmethod
+    def IS_CHANGED(cls, **_):
+        return float("nan")  # always runs: ComfyUI 0.8 leaves what a cached node reported out of its answer
+
     def execute(self, model, motion_rep, conditioning, latent, sigma, noise_seed):
         energies = []
 
@@ -159,6 +163,10 @@ class ProbeGradient:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {"name": ("STRING", {"default": "gradient"}), **NOISED}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_):
+        return float("nan")  # always runs: ComfyUI 0.8 leaves what a cached node reported out of its answer
 
     def execute(self, name, model, motion_rep, conditioning, latent, sigma, noise_seed):
         gradients = []
@@ -340,6 +348,10 @@ class ProbeRep:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {"motion_rep": ("MOTION_REP",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_):
+        return float("nan")  # always runs: ComfyUI 0.8 leaves what a cached node reported out of its answer
 
     def execute(self, motion_rep):
         digest = hashlib.sha256()
