@@ -209,7 +209,7 @@ def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Settin
     """The energy falls, and what guidance stands beside has its effect as without it."""
     # ComfyUI's smallest area is 64 pixels wide; the middle block, which perturbed attention changes, sees a
     # single cell of 64 pixels, and attention over one cell cannot be perturbed.
-    width = 128 if setting in (_areas, _perturbed_attention) else 64
+    width = 128 if setting in (_areas, _free_u, _perturbed_attention) else 64
     ends, plain = _ends(studio, setting, width), _ends(studio, _plain, width)
     assert ends.energy < 0.9 * ends.unguided_energy
     assert not np.array_equal(ends.unguided, plain.unguided)
