@@ -207,8 +207,8 @@ def _ends(studio: Studio, setting: Callable[[Scene], Setting], width: int) -> En
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.__name__.strip("_"))
 def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
     """The energy falls, and what guidance stands beside has its effect as without it."""
-    # ComfyUI's smallest area is 64 pixels wide; the middle block, which perturbed attention changes, sees a
-    # single cell of 64 pixels, and attention over one cell cannot be perturbed.
+    # ComfyUI's smallest area is 64 pixels wide. Of 64 pixels the UNet's lowest level sees a single cell:
+    # attention over it cannot be perturbed, and FreeU V2 divides by the range of its values, which is 0.
     width = 128 if setting in (_areas, _free_u, _perturbed_attention) else 64
     ends, plain = _ends(studio, setting, width), _ends(studio, _plain, width)
     assert ends.energy < 0.9 * ends.unguided_energy
