@@ -9,10 +9,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 TRAIN_TIMESTEPS = 1000
+# AnimateDiff's noise schedule: betas rise linearly from the first to the second (diffusers calls it linear).
+BETA_RANGE = (0.00085, 0.012)
 UpdateRule = Literal["published", "paper"]
 UPDATE_RULES: tuple[UpdateRule, ...] = ("published", "paper")
+
+
+def alphas_cumprod() -> NDArray[np.float64]:
+    """abar_t of AnimateDiff's noise schedule at the timesteps 0 to 999, where z_t = sqrt(abar_t) z_0 + ..."""
+    return np.cumprod(1.0 - np.linspace(*BETA_RANGE, TRAIN_TIMESTEPS))
 
 
 def uneven_timesteps(

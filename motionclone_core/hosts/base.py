@@ -11,13 +11,17 @@ Shapes used here:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..representation import Crop
+
+_FINGERPRINT_SAMPLES = 4096
 
 
 class StopForward(Exception):
@@ -50,6 +54,17 @@ class ModelIdentity:
     architecture: str
     fingerprint: str
     heads: Mapping[str, int]
+
+
+def fingerprint(query_weights: Mapping[str, Tensor]) -> str:
+    """A hash of samples of every tap's query weights, in float16 as motion modules are published."""
+    digest = hashlib.sha256()
+    for name, weight in query_weights.items():
+        flat = weight.detach().flatten()
+        step = max(1, flat.numel() // _FINGERPRINT_SAMPLES)
+        digest.update(name.encode())
+        digest.update(flat[::step].to("cpu", torch.float16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class AttentionObserver(Protocol):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..representation import RepresentationMismatchError
 from ..taps import tap_name
-from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize
+from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
 
 _MODELS_KEY = "ADE"
 _PARAMS_KEY = "ADE_params"
-_FINGERPRINT_SAMPLES = 4096
 
 
 class AnimateDiffHost:
@@ -63,7 +60,7 @@ class AnimateDiffHost:
         sites = self.sites
         return ModelIdentity(
             architecture=f"animatediff/{self._motion_model.mm_info.sd_type}",
-            fingerprint=_fingerprint(sites),
+            fingerprint=fingerprint({name: attention.to_q.weight for name, attention in sites.items()}),
             heads={name: attention.heads for name, attention in sites.items()},
         )
 
@@ -128,14 +125,3 @@ def _tapped(
         return original(q, k, v, heads, *args, **kwargs)
 
     return attention
-
-
-def _fingerprint(sites: Mapping[str, Any]) -> str:
-    """A hash of samples of every tap's query weights, in float16 as motion modules are published."""
-    digest = hashlib.sha256()
-    for name, attention in sites.items():
-        weight = attention.to_q.weight.detach().flatten()
-        step = max(1, weight.numel() // _FINGERPRINT_SAMPLES)
-        digest.update(name.encode())
-        digest.update(weight[::step].to("cpu", torch.float16).numpy().tobytes())
-    return digest.hexdigest()[:16]

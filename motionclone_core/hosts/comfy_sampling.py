@@ -13,7 +13,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..schedule import TRAIN_TIMESTEPS, Preset, uneven_timesteps
+from ..schedule import TRAIN_TIMESTEPS, Preset, alphas_cumprod, uneven_timesteps
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,6 @@ FITTING_SAMPLERS = (
     "uni_pc",
     "uni_pc_bh2",
 )
-# AnimateDiff's noise schedule: betas from 0.00085 to 0.012, linear.
-_BETA_RANGE = (0.00085, 0.012)
 _SCHEDULE_TOLERANCE = 0.02
 
 
@@ -187,8 +185,7 @@ def sample(
 
 
 def _warn_about_noise_schedule(sampling: Any) -> None:
-    betas = torch.linspace(*_BETA_RANGE, 1000, dtype=torch.float64)
-    remaining = float(torch.prod(1.0 - betas))
+    remaining = float(alphas_cumprod()[-1])
     expected = ((1.0 - remaining) / remaining) ** 0.5
     found = float(sampling.sigma_max)
     if abs(found - expected) > _SCHEDULE_TOLERANCE * expected:

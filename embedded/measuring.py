@@ -1,0 +1,251 @@
+"""One cell of a measurement: held-out clips, sampled under one setting, and scored against exact answers.
+
+A *case* is a reference scene, a caption of other things, and a seed of the noise. A cell samples all cases
+under one `Setting` and keeps a `Score` for each.
+
+Shapes used here:
+    b   clips      f   frames      c, h, w   channels, height and width of the latent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from motionclone_core.guidance import EnergyGradient, MotionGuidance
+from motionclone_core.headless import extract
+from motionclone_core.hosts.base import ModelIdentity, VideoSize
+from motionclone_core.hosts.diffusers_animatediff import Step, sample
+from motionclone_core.representation import Crop, MotionRepresentation
+from motionclone_core.schedule import BETA_RANGE, GuidanceWindow, UpdateRule, uneven_timesteps
+
+from .drawing import FRAMES, MOTIONS, Scene, random_scene
+from .model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel
+
+HELD_OUT = 7
+# Samplers of diffusers that take any falling timesteps and evaluate the model once a step.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "lcm": ("LCMScheduler", {"clip_sample": False}),
+}
+_CELLS = UNET_CONFIG["sample_size"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reference, what to show instead, and what decides the noise: the case's number and a seed."""
+
+    index: int
+    reference: Scene
+    target: Scene
+    seed: int
+
+    @property
+    def wanted(self) -> Scene:
+        """What a perfect result shows: the reference's motion in the target's dress."""
+        return self.reference.dressed_as(self.target)
+
+
+def held_out_cases(count: int, seed: int) -> list[Case]:
+    """Cases that training never saw; every motion but standing still comes equally often.
+
+    Args:
+        count: how many references; the same for every seed.
+        seed: of the noise.
+    """
+    moving = [motion for motion in MOTIONS if motion != "still"]
+    cases = []
+    for i in range(count):
+        rng = np.random.default_rng((HELD_OUT, i))
+        reference = random_scene(rng, motion=moving[i % len(moving)], objects=2 if i % 4 == 3 else 1)
+        target = random_scene(rng, objects=len(reference.things))
+        cases.append(Case(i, reference, target, seed))
+    return cases
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a cell samples.
+
+    Attributes:
+        steps: N.
+        guided_steps: G; 0 samples without guidance.
+        ratio: part of the noise schedule that the guided steps share.
+        weight: lambda.
+        warm_up: steps of rising strength.
+        cool_down: steps of falling strength.
+        cfg: ComfyUI's.
+        k: entries kept per row.
+        t_alpha: timestep of the extraction.
+        blocks: which blocks are read.
+        update_rule: see `guidance.corrected_denoised`.
+        scheduler: one of `SCHEDULERS`; empty for Euler (DDIM).
+        other_motion: guide by another case's representation, the control.
+    """
+
+    steps: int = 100
+    guided_steps: int = 50
+    ratio: float = 0.3
+    weight: float = 2000.0
+    warm_up: int = 10
+    cool_down: int = 10
+    cfg: float = 8.5
+    k: int = 1
+    t_alpha: int = 400
+    blocks: str = "up_blocks.1"
+    update_rule: UpdateRule = "published"
+    scheduler: str = ""
+    other_motion: bool = False
+
+
+class EachGuidance:
+    """A guide that leads every clip of a batch by its own motion (a `hosts.base.Guide`)."""
+
+    def __init__(self, guides: Sequence[MotionGuidance]) -> None:
+        self._guides = tuple(guides)
+        self._first = self._guides[0]
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self._first.taps
+
+    def require(self, model: ModelIdentity, video: VideoSize) -> None:
+        """See `hosts.base.Guide`."""
+        for guide in self._guides:
+            guide.require(model, video)
+
+    def strength(self, step: int, total_steps: int) -> float:
+        """lambda * w_i, the same for all."""
+        return self._first.strength(step, total_steps)
+
+    def observer(self, x: Tensor, crops: Sequence[Crop]) -> EnergyGradient:
+        """See `hosts.base.Guide`."""
+        targets = {
+            name: [guide.representation.taps[name].to(x.device) for guide in self._guides] for name in self.taps
+        }
+        return EnergyGradient(x, targets)
+
+    def correct(self, denoised: Tensor, gradient: Tensor, **step: Any) -> Tensor:
+        """See `hosts.base.Guide`."""
+        return self._first.correct(denoised, gradient, **step)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell made of one case.
+
+    Attributes:
+        video: ``[f, h, w, 3]`` RGB.
+        extremes: smallest and largest value of the latents.
+        energies: of the guided steps.
+    """
+
+    video: NDArray[np.uint8]
+    extremes: tuple[float, float]
+    energies: tuple[float, ...] = ()
+
+
+def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[MotionRepresentation]:
+    """The motion that leads each case."""
+    host, null = model.host, model.null_text
+    found = [
+        extract(
+            host,
+            model.encode(case.reference.render()),
+            null,
+            blocks=setting.blocks,
+            k=setting.k,
+            t_alpha=setting.t_alpha,
+            noise_seed=case.seed,
+        )
+        for case in cases
+    ]
+    return [*found[1:], found[0]] if setting.other_motion else found
+
+
+def noise_of(cases: Sequence[Case]) -> Tensor:
+    """The initial noise ``[b, c, f, h, w]``, whatever the batch that a case is in."""
+    shape = (LATENT_CHANNELS, FRAMES, _CELLS, _CELLS)
+    generators = (torch.Generator().manual_seed(10_000 * case.seed + case.index) for case in cases)
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def run(
+    model: EmbeddedModel,
+    cases: Sequence[Case],
+    setting: Setting,
+    *,
+    motions: Sequence[MotionRepresentation] | None = None,
+    noise: Tensor | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> list[Result]:
+    """Sample cases under one setting, all in one batch.
+
+    Args:
+        model: the embedded model.
+        cases: what to sample.
+        setting: how.
+        motions: representations, if they are at hand.
+        noise: initial noise, `noise_of` the cases if left out.
+        on_step: called after each step, for progress.
+    """
+    guide = None
+    if setting.guided_steps and setting.weight:
+        window = GuidanceWindow(0, setting.guided_steps, setting.warm_up, setting.cool_down)
+        motions = representations(model, cases, setting) if motions is None else motions
+        guide = EachGuidance([MotionGuidance(m, setting.weight, window, setting.update_rule) for m in motions])
+    energies: list[tuple[float, ...]] = []
+
+    def note(_step: Step, _denoised: Tensor, found: tuple[float, ...]) -> None:
+        energies.extend([found] if found else [])
+        if on_step is not None:
+            on_step()
+
+    guided = setting.guided_steps or setting.steps // 2
+    timesteps = uneven_timesteps(setting.steps, guided, setting.ratio)
+    latents = sample(
+        model.host,
+        noise_of(cases) if noise is None else noise,
+        model.text(*(case.target.words for case in cases)),
+        model.null_text,
+        timesteps=timesteps,
+        cfg=setting.cfg,
+        guide=guide,
+        scheduler=_scheduler(setting.scheduler, timesteps),
+        generator=torch.Generator().manual_seed(cases[0].seed),
+        on_step=note,
+    )
+    per_clip = list(zip(*energies, strict=True)) or [()] * len(cases)
+    return [
+        Result(video, (float(latent.min()), float(latent.max())), energy)
+        for video, latent, energy in zip(model.decode(latents), latents, per_clip, strict=True)
+    ]
+
+
+def _scheduler(name: str, timesteps: Sequence[int]) -> Any:
+    """A scheduler of diffusers on our timesteps, or None for Euler.
+
+    Raises:
+        ValueError: the name is not in `SCHEDULERS`.
+    """
+    if not name:
+        return None
+    if name not in SCHEDULERS:
+        raise ValueError(f"sampler {name!r} is unknown: choose one of {', '.join(SCHEDULERS)}")
+    import diffusers
+
+    kind, options = SCHEDULERS[name]
+    scheduler = getattr(diffusers, kind)(
+        beta_start=BETA_RANGE[0], beta_end=BETA_RANGE[1], beta_schedule="linear", **options
+    )
+    scheduler.set_timesteps(timesteps=list(timesteps))
+    return scheduler

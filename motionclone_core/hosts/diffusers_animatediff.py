@@ -1,0 +1,351 @@
+"""AnimateDiff in diffusers: ``UNetMotionModel`` of any width, headless.
+
+`headless` shows how to use it with an AnimateDiff pipeline.
+
+Shapes used here:
+    b   clips      f   frames      c, h, w   channels, height and width of the latent      l, d   words and width
+    z   a noisy latent of unit variance      x = z sqrt(1 + sigma^2), in which guides and samplers reckon
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..representation import Crop, RepresentationMismatchError
+from ..schedule import alphas_cumprod
+from ..taps import tap_name
+from .autograd import recording
+from .base import (
+    AttentionObserver,
+    Gradient,
+    Guide,
+    ModelIdentity,
+    StopForward,
+    UnsupportedModelError,
+    VideoSize,
+    fingerprint,
+)
+
+log = logging.getLogger(__name__)
+
+_SD15_WIDTHS = (320, 640, 1280, 1280)
+
+
+class DiffusersAnimateDiff:
+    """A ``UNetMotionModel`` as a host.
+
+    Args:
+        unet: predicts noise under AnimateDiff's noise schedule, linear betas from 0.00085 to 0.012.
+
+    Raises:
+        UnsupportedModelError: it has no motion modules.
+    """
+
+    def __init__(self, unet: nn.Module) -> None:
+        self.unet = unet
+        if not self.sites:
+            raise UnsupportedModelError(
+                f"{type(unet).__name__} has no temporal self-attention: give diffusers' UNetMotionModel, such as "
+                f"the unet of an AnimateDiffPipeline"
+            )
+
+    @property
+    def sites(self) -> dict[str, Any]:
+        """The temporal self-attention modules by tap name, in the order of execution."""
+        unet = self.unet
+        stages = [
+            *((f"down_blocks.{i}", block) for i, block in enumerate(getattr(unet, "down_blocks", ()))),
+            ("mid_block", getattr(unet, "mid_block", None)),
+            *((f"up_blocks.{i}", block) for i, block in enumerate(getattr(unet, "up_blocks", ()))),
+        ]
+        return {
+            tap_name(name, m, layer): attention
+            for name, block in stages
+            for m, module in enumerate(getattr(block, "motion_modules", ()))
+            for layer, attention in enumerate(_self_attention(module))
+        }
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Architecture, fingerprint and heads; see `ModelIdentity`.
+
+        A motion read off SD 1.5 here fits AnimateDiff-Evolved, and the other way round.
+        """
+        sites = self.sites
+        widths = tuple(self.unet.config.block_out_channels)
+        return ModelIdentity(
+            architecture="animatediff/" + ("SD1.5" if widths == _SD15_WIDTHS else "-".join(map(str, widths))),
+            fingerprint=fingerprint({name: attention.to_q.weight for name, attention in sites.items()}),
+            heads={name: attention.heads for name, attention in sites.items()},
+        )
+
+    def require_video(self, frames: int) -> None:
+        """Check the number of frames against the motion modules' positional encoding.
+
+        Raises:
+            RepresentationMismatchError: too many frames; the message says both numbers.
+        """
+        limit = self.unet.config.motion_max_seq_length
+        if frames > limit:
+            raise RepresentationMismatchError(
+                f"{frames} frames are more than the {limit} that the motion modules were made for: use at most "
+                f"{limit}"
+            )
+
+    @contextmanager
+    def observing(self, observer: AttentionObserver) -> Iterator[None]:
+        """Hand the queries and keys of ``observer.taps`` to the observer while the block runs."""
+        sites = self.sites
+        handles = []
+        try:
+            for name in observer.taps:
+                handles += _tap(name, sites[name], observer)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def predict(self, z: Tensor, timestep: int, text: Tensor) -> Tensor:
+        """The noise in ``z`` ``[b, c, f, h, w]`` at one timestep, under ``text`` ``[b or 1, l, d]``."""
+        text = text.expand(z.shape[0], -1, -1).repeat_interleave(z.shape[2], 0)
+        return self.unet(z, timestep, encoder_hidden_states=text).sample
+
+
+def _self_attention(module: Any) -> Iterator[Any]:
+    for block in module.transformer_blocks:
+        for attention in (block.attn1, block.attn2):
+            if attention is not None and not attention.is_cross_attention:
+                yield attention
+
+
+def _tap(name: str, attention: Any, observer: AttentionObserver) -> list[Any]:
+    # Both projections see the frames after the positional encoding; the keys come second.
+    queries: list[Tensor] = []
+
+    def keep_queries(_module: Any, _args: Any, q: Tensor) -> None:
+        queries[:] = [q]
+
+    def hand_over(_module: Any, _args: Any, k: Tensor) -> None:
+        observer.observe(name, queries.pop(), k, attention.heads)
+
+    return [attention.to_q.register_forward_hook(keep_queries), attention.to_k.register_forward_hook(hand_over)]
+
+
+# --- one observed pass ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def observe_reference(
+    host: DiffusersAnimateDiff,
+    observer: AttentionObserver,
+    *,
+    latent: Tensor,
+    noise: Tensor,
+    timestep: int,
+    text: Tensor,
+) -> None:
+    """Noise a latent to ``timestep`` and run the model on it once, conditional pass only.
+
+    Args:
+        host: the model.
+        observer: told of its taps; may end the call with `StopForward`.
+        latent: clean, ``[b, c, f, h, w]``.
+        noise: standard normal, same shape.
+        timestep: 0 to 999.
+        text: what the pass is conditioned on, ``[b or 1, l, d]``; the paper's is the null text.
+
+    Raises:
+        RepresentationMismatchError: more frames than the motion modules take.
+    """
+    host.require_video(latent.shape[2])
+    abar = float(alphas_cumprod()[timestep])
+    z = math.sqrt(abar) * latent + math.sqrt(1 - abar) * noise
+    with host.observing(observer):
+        try:
+            host.predict(z, timestep, text)
+        except StopForward:
+            return
+
+
+# --- a guided run -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run: where the model is evaluated, and where the step ends (sigma 0 at the end)."""
+
+    index: int
+    timestep: int
+    sigma: float
+    sigma_next: float
+
+
+def steps_of(timesteps: Sequence[int]) -> list[Step]:
+    """The steps through falling timesteps, down to no noise.
+
+    Raises:
+        ValueError: they do not fall, or lie outside 0 to 999.
+    """
+    if not timesteps or max(timesteps) > 999 or min(timesteps) < 0:
+        raise ValueError(f"timesteps {list(timesteps)} must lie in 0 to 999, and there must be one at least")
+    for now, following in pairwise(timesteps):
+        if not now > following:
+            raise ValueError(f"timesteps must fall at every step, but {now} is followed by {following}")
+    abar = alphas_cumprod()
+    sigmas = [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in timesteps] + [0.0]
+    return [Step(i, int(t), sigmas[i], sigmas[i + 1]) for i, t in enumerate(timesteps)]
+
+
+@torch.no_grad()
+def sample(
+    host: DiffusersAnimateDiff,
+    noise: Tensor,
+    text: Tensor,
+    null_text: Tensor,
+    *,
+    timesteps: Sequence[int],
+    cfg: float = 8.5,
+    guide: Guide | None = None,
+    scheduler: Any = None,
+    generator: torch.Generator | None = None,
+    on_step: Callable[[Step, Tensor, tuple[float, ...]], None] | None = None,
+) -> Tensor:
+    """Sample clips, guided or not.
+
+    Args:
+        host: the model.
+        noise: standard normal, ``[b, c, f, h, w]``; decides the clips.
+        text: of the clips, ``[b or 1, l, d]``.
+        null_text: of the unconditional pass, same shape.
+        timesteps: falling, such as `schedule.uneven_timesteps` gives.
+        cfg: ComfyUI's; the paper's guidance scale s is 1 less.
+        guide: motion guidance; none samples as if this project were not there.
+        scheduler: one of diffusers' that evaluates the model once a step, with its timesteps set to
+            ``timesteps``; Euler, which is DDIM without added noise, if it is left out.
+        generator: of the scheduler's noise, where it adds any.
+        on_step: told of each step, its predicted clean latent, and the energies of the clips before it
+            (empty where it was not guided).
+
+    Returns:
+        Clean latents, ``[b, c, f, h, w]``.
+
+    Raises:
+        ValueError: the timesteps do not fall, or the scheduler evaluates the model more than once a step.
+        RepresentationMismatchError: the guide does not fit the model or the video.
+    """
+    host.require_video(noise.shape[2])
+    if guide is not None:
+        guide.require(host.identity, VideoSize(noise.shape[2], noise.shape[3], noise.shape[4]))
+    run = _Run(host, text, null_text, cfg, guide, len(timesteps))
+    stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
+    state = stepper.begin(noise)
+    for step in steps_of(timesteps):
+        x = stepper.level(state, step) * math.sqrt(1 + step.sigma**2)
+        denoised, energies = run.denoised(x, step)
+        state = stepper.step(state, x, denoised, step)
+        if on_step is not None:
+            on_step(step, denoised, energies)
+    return state
+
+
+@dataclass(frozen=True)
+class _Run:
+    host: DiffusersAnimateDiff
+    text: Tensor
+    null_text: Tensor
+    cfg: float
+    guide: Guide | None
+    total_steps: int
+
+    def denoised(self, x: Tensor, step: Step) -> tuple[Tensor, tuple[float, ...]]:
+        """The clean latent that the sampler is given, with the guidance in it, and the energies."""
+        strength = self.guide.strength(step.index, self.total_steps) if self.guide is not None else 0.0
+        if self.guide is None or strength <= 0.0:
+            return x - step.sigma * self._unguided(x, step), ()
+        noise, gradient = self._conditional(x, step, self.guide)
+        if self.cfg != 1.0:
+            unconditional = self._predict(x, step, self.null_text)
+            noise = unconditional + self.cfg * (noise - unconditional)
+        denoised = x - step.sigma * noise
+        if not bool(torch.isfinite(gradient.value).all()):
+            log.warning("step %d goes unguided: its gradient overflowed", step.index)
+            return denoised, ()
+        by_x = rearrange(gradient.value, "(b f) c h w -> b c f h w", b=x.shape[0])
+        guided = self.guide.correct(
+            denoised, by_x, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next
+        )
+        return guided, gradient.energies
+
+    def _conditional(self, x: Tensor, step: Step, guide: Guide) -> tuple[Tensor, Gradient]:
+        with recording():
+            frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
+            crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
+            observer = guide.observer(frames, crops)
+            with self.host.observing(observer):
+                noise = self._predict(
+                    rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text
+                )
+        return noise.detach(), observer.result()
+
+    def _unguided(self, x: Tensor, step: Step) -> Tensor:
+        if self.cfg == 1.0:
+            return self._predict(x, step, self.text)
+        both = torch.cat([text.expand(x.shape[0], -1, -1) for text in (self.null_text, self.text)])
+        unconditional, conditional = self._predict(torch.cat([x, x]), step, both).chunk(2)
+        return unconditional + self.cfg * (conditional - unconditional)
+
+    def _predict(self, x: Tensor, step: Step, text: Tensor) -> Tensor:
+        return self.host.predict(x / math.sqrt(1 + step.sigma**2), step.timestep, text)
+
+
+class _Euler:
+    """Keeps z, as DDIM does; the step is Euler's in x."""
+
+    def begin(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def level(self, state: Tensor, step: Step) -> Tensor:
+        return state
+
+    def step(self, state: Tensor, x: Tensor, denoised: Tensor, step: Step) -> Tensor:
+        moved = x + (x - denoised) / step.sigma * (step.sigma_next - step.sigma)
+        return moved / math.sqrt(1 + step.sigma_next**2)
+
+
+class _Scheduler:
+    """One of diffusers' schedulers, handed the noise that the corrected ``denoised`` stands for."""
+
+    def __init__(self, scheduler: Any, timesteps: Sequence[int], generator: torch.Generator | None) -> None:
+        own = [round(float(t)) for t in scheduler.timesteps]
+        if getattr(scheduler, "order", 1) != 1 or own != list(timesteps):
+            raise ValueError(
+                f"{type(scheduler).__name__} runs the model {len(own)} times, the schedule has {len(timesteps)} steps, "
+                f"or their timesteps differ: give a scheduler that evaluates the model once a step, with its "
+                f"timesteps set to the schedule's"
+            )
+        self._scheduler = scheduler
+        self._step = scheduler.step
+        if generator is not None:
+            self._step = partial(scheduler.step, generator=generator)
+
+    def begin(self, noise: Tensor) -> Tensor:
+        # Some keep x and some z: scaled so that the model's first input is the noise itself.
+        return noise / self._scheduler.scale_model_input(torch.ones(()), self._scheduler.timesteps[0])
+
+    def level(self, state: Tensor, step: Step) -> Tensor:
+        return self._scheduler.scale_model_input(state, self._scheduler.timesteps[step.index])
+
+    def step(self, state: Tensor, x: Tensor, denoised: Tensor, step: Step) -> Tensor:
+        noise = (x - denoised) / step.sigma
+        return self._step(noise, self._scheduler.timesteps[step.index], state).prev_sample

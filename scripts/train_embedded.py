@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Trains the embedded model on drawn clips: autoencoder, then the clips' latents, then the video network.
+
+Every stage keeps its state in one folder and goes on from there when it is called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from embedded.drawing import SIZE, random_scene
+from embedded.model import (
+    CAPTION_LENGTH,
+    LATENT_CHANNELS,
+    MODEL_FILE,
+    UNET_CONFIG,
+    CaptionEncoder,
+    EmbeddedModel,
+    build_autoencoder,
+    build_unet,
+    save_model,
+    word_ids,
+)
+
+SEED = 20261121
+HELD_OUT_SEED = 7  # drawn by the measurements, never here
+FOLDER = Path.home() / ".cache" / "motionclone" / "embedded"
+BETAS = torch.linspace(0.00085, 0.012, 1000, dtype=torch.float64)
+ABAR = torch.cumprod(1 - BETAS, 0).float()
+# 1 / abar turns an error of the noise into one of v: left alone, the noisy steps, in which the motion is decided,
+# would hardly count.
+WEIGHTS = (1 / ABAR).clamp(max=30)
+WEIGHTS = WEIGHTS / WEIGHTS.mean()
+NULL_SHARE = 0.12
+
+
+def mixed(device: str) -> torch.autocast:
+    return torch.autocast(device, torch.bfloat16)
+
+
+# --- autoencoder ------------------------------------------------------------------------------------------
+
+
+def pictures(count: int, rng: np.random.Generator) -> Tensor:
+    """``[count, 3, 64, 64]`` in -1 to 1: drawn ones, and one in five of smooth coloured noise."""
+    out = []
+    while len(out) < count:
+        if rng.random() < 0.2:
+            side = int(rng.choice((4, 8, 16)))
+            noise = torch.from_numpy(rng.random((1, 3, side, side), dtype=np.float32))
+            out.append(F.interpolate(noise, SIZE, mode="bicubic").clamp(0, 1)[0])
+            continue
+        frames = random_scene(rng, frames=4).render()
+        out += [torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in frames[::2]]
+    return torch.stack(out[:count]) * 2 - 1
+
+
+class Whitened(nn.Module):
+    """The autoencoder in training: latents are brought to mean 0 and deviation 1, and shaken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.autoencoder = build_autoencoder()
+        self.whiten = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.02, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        latent = self.whiten(self.autoencoder.encoder(x).float())
+        return self.autoencoder.decoder(latent + 0.1 * torch.randn_like(latent)).float()
+
+    @torch.no_grad()
+    def folded(self) -> nn.Module:
+        """The autoencoder with the whitening inside the encoder's last layer."""
+        last = self.autoencoder.encoder.layers[-1]
+        scale = (self.whiten.running_var + self.whiten.eps).rsqrt()
+        last.weight.mul_(scale[:, None, None, None])
+        last.bias.sub_(self.whiten.running_mean).mul_(scale)
+        return self.autoencoder
+
+
+def train_autoencoder(folder: Path, steps: int, batch: int, device: str) -> None:
+    target = folder / "autoencoder.pt"
+    if target.exists():
+        return
+    torch.manual_seed(SEED)
+    model = Whitened().to(device).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    rng = np.random.default_rng(SEED)
+    pool = pictures(6000, rng)
+    bar = tqdm(range(steps), desc="autoencoder", mininterval=5)
+    for step in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * math.cos(math.pi / 2 * step / steps) ** 2)
+        x = pool[torch.from_numpy(rng.integers(0, len(pool), batch))].to(device)
+        with mixed(device):
+            y = model(x)
+        loss = F.mse_loss(y, x) + 0.2 * F.l1_loss(y, x)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        bar.set_postfix(mse=f"{F.mse_loss(y, x).item():.5f}")
+    model.eval()
+    torch.save(model.folded().state_dict(), target)
+
+
+# --- the clips' latents -----------------------------------------------------------------------------------
+
+
+def encode_clips(folder: Path, count: int, device: str) -> None:
+    target = folder / "clips.npz"
+    if target.exists():
+        return
+    autoencoder = build_autoencoder().to(device)
+    autoencoder.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True))
+    rng = np.random.default_rng((SEED, 1))
+    latents = np.empty((count, 16, LATENT_CHANNELS, 16, 16), np.float16)
+    words = np.empty((count, CAPTION_LENGTH), np.int64)
+    with torch.no_grad():
+        for i in tqdm(range(count), desc="clips", mininterval=5):
+            scene = random_scene(rng)
+            x = torch.from_numpy(scene.render()).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with mixed(device):
+                latents[i] = autoencoder.encoder(x).float().cpu().numpy()
+            words[i] = word_ids(scene.words)
+    np.savez(target, latents=latents, words=words)
+
+
+# --- the video network ------------------------------------------------------------------------------------
+
+
+class VideoModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = build_unet()
+        self.captions = CaptionEncoder(UNET_CONFIG["cross_attention_dim"])
+
+    def forward(self, z: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """Noise predicted for ``z`` [b, c, f, y, x]."""
+        text = self.captions(ids).repeat_interleave(z.shape[2], 0)
+        return self.unet(z, t, text).sample
+
+
+def batches(folder: Path, batch: int, device: str, seed: tuple[int, ...]) -> Iterator[tuple[Tensor, ...]]:
+    data = np.load(folder / "clips.npz")
+    latents, words = torch.from_numpy(data["latents"]), torch.from_numpy(data["words"])
+    rng = torch.Generator().manual_seed(hash(seed) % 2**31)
+    while True:
+        pick = torch.randint(len(latents), (batch,), generator=rng)
+        z = latents[pick].float().permute(0, 2, 1, 3, 4)
+        # Stratified: every batch has steps from all over the noise schedule.
+        t = ((torch.arange(batch) + torch.rand(batch, generator=rng)) / batch * 1000).long()
+        ids = words[pick] * (torch.rand(batch, 1, generator=rng) >= NULL_SHARE)
+        noise = torch.randn(z.shape, generator=rng)
+        yield z.to(device), t.to(device), ids.to(device), noise.to(device)
+
+
+def train_unet(folder: Path, steps: int, batch: int, rate: float, device: str) -> None:
+    torch.manual_seed(SEED)
+    model = VideoModel().to(device)
+    average = VideoModel().to(device)
+    average.load_state_dict(model.state_dict())
+    optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=1e-3)
+    state = {"step": 0, "seconds": 0.0, "losses": []}
+    checkpoint = folder / "unet.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        optimiser.load_state_dict(saved["optimiser"])
+        state = saved["state"]
+    shape = rate_of(steps, rate)
+    source = batches(folder, batch, device, (SEED, 2, state["step"]))
+    abar, weights = ABAR.to(device), WEIGHTS.to(device)
+    began, running = time.time() - state["seconds"], []
+    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc="unet", mininterval=10)
+    for step in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = shape(step)
+        z, t, ids, noise = next(source)
+        a = abar[t].view(-1, 1, 1, 1, 1)
+        with mixed(device):
+            predicted = model(a.sqrt() * z + (1 - a).sqrt() * noise, t, ids)
+        error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
+        loss = (error * weights[t]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        decay = min(0.999, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        running.append(error.mean().item())
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            state["losses"].append((step + 1, float(np.mean(running))))
+            print(f"step {step + 1} loss {np.mean(running):.5f} {time.time() - began:.0f} s", flush=True)
+            running = []
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            state.update(step=step + 1, seconds=time.time() - began)
+            keep({"model": model.state_dict(), "average": average.state_dict(),
+                  "optimiser": optimiser.state_dict(), "state": state}, checkpoint)
+
+
+def export(folder: Path, target: Path) -> None:
+    """Put the parts into the one file that the repository ships, and say its hash."""
+    saved = torch.load(folder / "unet.pt", weights_only=True, map_location="cpu")
+    video = VideoModel()
+    video.load_state_dict(saved["average"])
+    model = EmbeddedModel()
+    model.unet, model.captions = video.unet, video.captions
+    model.autoencoder.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True))
+    state = saved["state"]
+    card = {
+        "steps": str(state["step"]),
+        "hours": f"{state['seconds'] / 3600:.2f}",
+        "loss": f"{np.mean([loss for _, loss in state['losses'][-5:]]):.5f}",
+        "parameters": str(sum(p.numel() for p in model.parameters())),
+    }
+    print(json.dumps(card, indent=2))
+    print(target, save_model(model, target, card), f"{target.stat().st_size / 2**20:.1f} MiB")
+
+
+def keep(state: dict, path: Path) -> None:
+    """Write a checkpoint in one go, so that an interruption leaves the last one."""
+    torch.save(state, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def rate_of(steps: int, rate: float) -> Callable[[int], float]:
+    """Warm-up, a plateau, and a cosine down over the last half."""
+    def shape(step: int) -> float:
+        fall = max(0.0, (step - steps / 2) / (steps / 2))
+        return rate * min(1, (step + 1) / 200) * (0.02 + 0.98 * math.cos(math.pi / 2 * fall) ** 2)
+    return shape
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stages", nargs="*", default=["autoencoder", "clips", "unet"])
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--clips", type=int, default=12000)
+    parser.add_argument("--target", type=Path, default=MODEL_FILE, help="where to export to")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if "autoencoder" in args.stages:
+        train_autoencoder(args.folder, 1600, 48, args.device)
+    if "clips" in args.stages:
+        encode_clips(args.folder, args.clips, args.device)
+    if "unet" in args.stages:
+        train_unet(args.folder, args.steps, args.batch, args.rate, args.device)
+    if "export" in args.stages:
+        export(args.folder, args.target)
+
+
+if __name__ == "__main__":
+    main()
