@@ -4,6 +4,8 @@ VENV := .venv-dev
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RESULTS := .test-results
+# The core and the embedded model are imported from the root.
+IN_ROOT := PYTHONPATH=.
 
 # The newest of the supported versions that has what a virtual environment needs; lazy, asked only when one is made.
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -11,13 +13,15 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy demo bench lint clean
+.PHONY: help test test-unit test-comfy run-comfy demo demo-comfy fidelity bench lint clean
 
 help:
 	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"
 	@echo "make test-unit   unit tests: neither ComfyUI nor a GPU"
 	@echo "make test-comfy  only the ComfyUI tests; fails if there is no ComfyUI"
-	@echo "make demo        the example workflow through a real ComfyUI (VIDEO=clip.mp4 for your own reference)"
+	@echo "make demo        clones drawn motions with the embedded model (VIDEO=clip.mp4 for your own reference)"
+	@echo "make demo-comfy  the example workflow through a real ComfyUI (VIDEO=clip.mp4 likewise)"
+	@echo "make fidelity    measures how well motions are followed and writes docs/FIDELITY.md (hours; can be resumed)"
 	@echo "make bench       cost of a guided step beside an unguided one"
 	@echo "make lint        ruff"
 	@echo "make clean       removes the environment, caches and results"
@@ -56,7 +60,13 @@ run-comfy: $(STAMP)
 	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy --junitxml=$(RESULTS)/comfy.xml $(ARGS)
 
 demo: $(STAMP)
-	$(PY) scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
+	$(IN_ROOT) $(PY) scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
+
+demo-comfy: $(STAMP)
+	$(PY) scripts/demo_comfyui.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
+
+fidelity: $(STAMP)
+	$(IN_ROOT) $(PY) scripts/fidelity.py $(ARGS)
 
 bench: $(STAMP)
 	$(PY) scripts/bench.py $(ARGS)

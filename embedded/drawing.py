@@ -103,12 +103,12 @@ class Scene:
     @property
     def paths(self) -> Array:
         """Where the centre of each thing is seen, ``[o, f, 2]``."""
-        return np.stack([self._seen(thing.centre) for thing in self.things])
+        return np.array([self._seen(thing.centre) for thing in self.things]).reshape(-1, self.frames, 2)
 
     @property
     def radii(self) -> Array:
         """Half the extent at which each thing is seen, ``[o, f]``."""
-        return np.stack([thing.radius * self.camera.zoom for thing in self.things])
+        return np.array([thing.radius * self.camera.zoom for thing in self.things]).reshape(-1, self.frames)
 
     def _seen(self, points: Array) -> Array:
         middle = (self.size - 1) / 2

@@ -10,7 +10,7 @@ Shapes used here:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,21 @@ from motionclone_core.guidance import EnergyGradient, MotionGuidance
 from motionclone_core.headless import extract
 from motionclone_core.hosts.base import ModelIdentity, VideoSize
 from motionclone_core.hosts.diffusers_animatediff import Step, sample
+from motionclone_core.metrics import (
+    frechet_distance,
+    motion_fidelity,
+    motion_magnitude,
+    path_error,
+    temporal_consistency,
+    track_points,
+    velocity_cosine,
+)
 from motionclone_core.representation import Crop, MotionRepresentation
 from motionclone_core.schedule import BETA_RANGE, GuidanceWindow, UpdateRule, uneven_timesteps
 
 from .drawing import FRAMES, MOTIONS, Scene, random_scene
 from .model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel
+from .scoring import caption_correct, locate
 
 HELD_OUT = 7
 # Samplers of diffusers that take any falling timesteps and evaluate the model once a step.
@@ -107,6 +117,11 @@ class Setting:
     other_motion: bool = False
 
 
+CFG = 4.0
+PUBLISHED = Setting(cfg=CFG)
+FAST = replace(PUBLISHED, steps=30, guided_steps=15, warm_up=3, cool_down=3, weight=2000.0 * 41 / 13)
+
+
 class EachGuidance:
     """A guide that leads every clip of a batch by its own motion (a `hosts.base.Guide`)."""
 
@@ -179,29 +194,28 @@ def noise_of(cases: Sequence[Case]) -> Tensor:
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def run(
+def generate(
     model: EmbeddedModel,
-    cases: Sequence[Case],
+    captions: Sequence[Sequence[str]],
+    noise: Tensor,
     setting: Setting,
     *,
-    motions: Sequence[MotionRepresentation] | None = None,
-    noise: Tensor | None = None,
+    motions: Sequence[MotionRepresentation] = (),
     on_step: Callable[[], None] | None = None,
 ) -> list[Result]:
-    """Sample cases under one setting, all in one batch.
+    """Sample clips in one batch.
 
     Args:
         model: the embedded model.
-        cases: what to sample.
+        captions: of each clip, see `drawing.Scene.words`.
+        noise: ``[b, c, f, h, w]``.
         setting: how.
-        motions: representations, if they are at hand.
-        noise: initial noise, `noise_of` the cases if left out.
+        motions: what each clip follows; none, or a weight or guided steps of 0, sample without guidance.
         on_step: called after each step, for progress.
     """
     guide = None
-    if setting.guided_steps and setting.weight:
+    if motions and setting.guided_steps and setting.weight:
         window = GuidanceWindow(0, setting.guided_steps, setting.warm_up, setting.cool_down)
-        motions = representations(model, cases, setting) if motions is None else motions
         guide = EachGuidance([MotionGuidance(m, setting.weight, window, setting.update_rule) for m in motions])
     energies: list[tuple[float, ...]] = []
 
@@ -210,25 +224,41 @@ def run(
         if on_step is not None:
             on_step()
 
-    guided = setting.guided_steps or setting.steps // 2
-    timesteps = uneven_timesteps(setting.steps, guided, setting.ratio)
+    timesteps = uneven_timesteps(setting.steps, setting.guided_steps or setting.steps // 2, setting.ratio)
     latents = sample(
         model.host,
-        noise_of(cases) if noise is None else noise,
-        model.text(*(case.target.words for case in cases)),
+        noise,
+        model.text(*captions),
         model.null_text,
         timesteps=timesteps,
         cfg=setting.cfg,
         guide=guide,
         scheduler=_scheduler(setting.scheduler, timesteps),
-        generator=torch.Generator().manual_seed(cases[0].seed),
+        generator=torch.Generator().manual_seed(0),
         on_step=note,
     )
-    per_clip = list(zip(*energies, strict=True)) or [()] * len(cases)
+    per_clip = list(zip(*energies, strict=True)) or [()] * len(captions)
     return [
         Result(video, (float(latent.min()), float(latent.max())), energy)
         for video, latent, energy in zip(model.decode(latents), latents, per_clip, strict=True)
     ]
+
+
+def run(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[Result]:
+    """Sample cases under one setting, in one batch."""
+    motions = representations(model, cases, setting) if setting.guided_steps and setting.weight else ()
+    captions = [case.target.words for case in cases]
+    return generate(model, captions, noise_of(cases), setting, motions=motions)
+
+
+def ceiling(model: EmbeddedModel, cases: Sequence[Case]) -> list[Result]:
+    """What cannot be bettered: the reference's motion in the asked-for dress, drawn, through the autoencoder."""
+    results = []
+    for case in cases:
+        latent = model.encode(case.wanted.render())
+        (video,) = model.decode(latent)
+        results.append(Result(video, (float(latent.min()), float(latent.max()))))
+    return results
 
 
 def _scheduler(name: str, timesteps: Sequence[int]) -> Any:
@@ -249,3 +279,52 @@ def _scheduler(name: str, timesteps: Sequence[int]) -> Any:
     )
     scheduler.set_timesteps(timesteps=list(timesteps))
     return scheduler
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one video does what its case asks; see `scoring` and `motionclone_core.metrics`.
+
+    Attributes:
+        path_error: pixels, from the reference's exact path.
+        velocity_cosine: over the frames in which the reference moves; nan if it never does.
+        shape, colour, ground: share of the caption's words that are seen.
+        fidelity: motion fidelity to the reference, from point tracks.
+        frechet: Fréchet distance of the tracks, in diagonals.
+        magnitude: motion per frame, in diagonals.
+        consistency: temporal consistency.
+        low, high: extremes of the latents.
+    """
+
+    path_error: float
+    velocity_cosine: float
+    shape: float
+    colour: float
+    ground: float
+    fidelity: float
+    frechet: float
+    magnitude: float
+    consistency: float
+    low: float
+    high: float
+
+
+def score(case: Case, video: NDArray[np.uint8], extremes: tuple[float, float] = (0.0, 0.0)) -> Score:
+    """Score a video ``[f, h, w, 3]`` against its case."""
+    wanted = case.wanted
+    found = locate(video, wanted).paths
+    seen = caption_correct(video, wanted)
+    tracks, reference = track_points(video), track_points(case.reference.render())
+    return Score(
+        path_error=path_error(found, wanted.paths),
+        velocity_cosine=velocity_cosine(found, wanted.paths),
+        shape=float(np.mean(seen.shape_right)),
+        colour=float(np.mean(seen.colour_right)),
+        ground=float(seen.ground_right),
+        fidelity=motion_fidelity(tracks, reference),
+        frechet=frechet_distance(tracks, reference),
+        magnitude=motion_magnitude(tracks),
+        consistency=temporal_consistency(video),
+        low=extremes[0],
+        high=extremes[1],
+    )

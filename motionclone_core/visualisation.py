@@ -1,4 +1,4 @@
-"""Motions and results as pictures: heat maps of a representation, paths, contact sheets, animations.
+"""Motions and results as pictures: heat maps of a representation, paths, contact sheets.
 
 Pictures are uint8 RGB, pixel (0, 0) is the top left one and its centre has the coordinates (0, 0).
 
@@ -9,13 +9,12 @@ Shapes used here:
 
 from __future__ import annotations
 
-import io
 import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -52,7 +51,6 @@ _GREY_FLOOR, _GREY_RANGE = 36.0, 110.0
 _PERCENTILES = (5.0, 99.5)  # a few stray cells must not decide the scale of all others
 _SUPERSAMPLING = 4
 _SUBPIXEL_BITS = 4
-_GIF_COLOURS = 256
 
 
 # --- the motion -------------------------------------------------------------------------------------------
@@ -546,72 +544,11 @@ def write_picture(picture: Picture, path: Path) -> None:
         raise ValueError(f"a picture has 3 axes [height, width, 3], got {np.shape(picture)}")
     _require_video("the picture", picture[None])
     _, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    _write_whole(path, content.tobytes())
+    write_whole(path, content.tobytes())
 
 
-def write_animation(video: Video, path: Path, *, fps: float = 8.0) -> None:
-    """Write an animation that loops for ever, whole or not at all; needs Pillow.
-
-    A GIF has one palette for all frames and no dithering: nothing flickers, and flat areas stay flat. Frames that
-    do not differ are stored as one that is shown longer. WebP keeps all colours.
-
-    Args:
-        video: ``[f, H, W, 3]``.
-        path: a ``.gif`` or ``.webp`` file; its folder is made if it is missing.
-        fps: frames per second, up to 50; beyond that browsers slow a GIF down. GIF counts time in hundredths of a
-            second.
-
-    Raises:
-        ValueError: the video, the name's ending or the frame rate does not fit.
-        ImportError: Pillow is missing.
-    """
-    path = Path(path)
-    _require_video("the video", video)
-    if path.suffix.lower() not in _ENCODERS:
-        raise ValueError(f"an animation is written as .gif or .webp, not as {path.suffix or 'a file without ending'!r}")
-    if not 0 < fps <= 50:
-        raise ValueError(f"{fps} frames per second: choose above 0, up to 50")
-    _write_whole(path, _ENCODERS[path.suffix.lower()](video, 1000 / fps))
-
-
-def _gif(video: Video, milliseconds: float) -> bytes:
-    image = _pillow()
-    # A part of the pixels is plenty to choose colours from, in a fraction of the time.
-    step = max(1, video.shape[1] // 96)
-    together = image.fromarray(np.concatenate(video[:, ::step, ::step]))
-    palette = together.quantize(_GIF_COLOURS, image.Quantize.MEDIANCUT, kmeans=1)
-    frames = [image.fromarray(frame).quantize(palette=palette, dither=image.Dither.NONE) for frame in video]
-    content = io.BytesIO()
-    frames[0].save(
-        content, "GIF", save_all=True, append_images=frames[1:], loop=0, duration=round(milliseconds / 10) * 10
-    )
-    return content.getvalue()
-
-
-def _webp(video: Video, milliseconds: float) -> bytes:
-    image = _pillow()
-    frames = [image.fromarray(frame) for frame in video]
-    content = io.BytesIO()
-    frames[0].save(
-        content, "WEBP", save_all=True, append_images=frames[1:], loop=0, duration=round(milliseconds),
-        quality=90, method=4,
-    )
-    return content.getvalue()
-
-
-_ENCODERS: dict[str, Callable[[Video, float], bytes]] = {".gif": _gif, ".webp": _webp}
-
-
-def _pillow() -> ModuleType:
-    # ComfyUI brings Pillow; whoever uses the core alone and writes no animation need not have it.
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("writing an animation needs Pillow: pip install pillow") from error
-    return Image
-
-
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:

@@ -1,185 +1,236 @@
 #!/usr/bin/env python3
-"""Runs an example workflow through a real ComfyUI server and copies the animation into ``demo_output/``.
+"""Clones motions with the embedded model, and writes an animation, contact sheets and a table of scores.
 
-It uses the first SD 1.5 checkpoint and motion module that the found ComfyUI has, or, lacking them, random
-weights of the real shapes (the result is then coloured noise, but every node has run). Where there is no GPU,
-or no real model, size, frames and steps are cut down to what a CPU does in minutes.
+Everything that it needs is in the repository. It draws its references, and then the scores are exact; with
+--video it reads the motion off that file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from comfy_server import ComfyServer, Prompt, Result, ServerError
-from draw_clip import draw_clip
-from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
-from random_models import ensure_models
-from workflow import is_graph_form, to_prompt
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
 
-WORKFLOW = PACK / "example_workflows" / "api" / "clone_motion.json"
-OUTPUT = PACK / "demo_output"
-ANIMATIONS = {".webp", ".gif", ".mp4", ".webm", ".mov", ".apng"}
+from animation import write_animation
+from embedded.drawing import COLOURS, FRAMES, GROUNDS, PATTERNS, SHAPES, SIZE, Scene, random_scene
+from embedded.measuring import FAST, PUBLISHED, Setting, generate
+from embedded.model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel, ModelFileError, load_model
+from embedded.scoring import caption_correct, locate
+from motionclone_core.headless import extract
+from motionclone_core.metrics import (
+    motion_fidelity,
+    motion_magnitude,
+    path_error,
+    temporal_consistency,
+    track_points,
+    velocity_cosine,
+)
+from motionclone_core.representation import MotionRepresentation
+from motionclone_core.video import VideoError, read_frames
+from motionclone_core.visualisation import (
+    Panel,
+    contact_sheet,
+    draw_paths,
+    enlarged,
+    heat_map,
+    side_by_side,
+    temporal_reach,
+    write_picture,
+)
 
-# Shapes that tell an SD 1.5 checkpoint and an SD 1.5 motion module from all others.
-SD15_SHAPES = {
-    "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
-    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768],
-}
-MOTION_SHAPES = {"down_blocks.3.motion_modules.1.temporal_transformer.proj_in.weight": [1280, 1280]}
+Video = NDArray[np.uint8]
+OUTPUT = Path(__file__).parent.parent / "demo_output"
+PRESETS = {"camera": PUBLISHED, "fast": FAST}
+SIDE = 256
+SHOWN = (0, 3, 6, 9, 12, 15)
+# Seeds of drawn references and of the scenes that say what to show instead.
+DRAWN = ((11, 21), (12, 22), (13, 23))
 
 
 @dataclass(frozen=True)
-class Models:
-    """What the demo runs on."""
+class Clip:
+    """One reference, and what to show instead.
 
-    checkpoint: Path
-    motion_module: Path
-    random: bool
+    Attributes:
+        video: of the reference, ``[f, h, w, 3]``.
+        caption: what it shows, or its file's name.
+        target: its caption is to be shown; its motion is not used.
+        paths: the reference's exact paths, ``[o, f, 2]``, if they are known.
+    """
 
-
-@dataclass(frozen=True)
-class Cut:
-    """What a run is cut down to."""
-
-    frames: int
-    side: int
-    steps: int
-    guided_steps: int
+    video: Video
+    caption: str
+    target: Scene
+    paths: NDArray[np.float32] | None = None
 
 
-def choose_models(found: ComfyUI) -> Models:
-    """The real models of this ComfyUI, or random ones."""
-    modules = (found.path / "models" / "animatediff_models", found.animatediff / "models")
-    checkpoint = next(_fitting([found.path / "models" / "checkpoints"], SD15_SHAPES), None)
-    motion = next(_fitting(modules, MOTION_SHAPES), None) or next(_named_like_motion_modules(modules), None)
-    if checkpoint and motion:
-        return Models(checkpoint, motion, random=False)
-    files = ensure_models(found)
-    return Models(files.checkpoint, files.motion_module, random=True)
+def drawn_clips() -> list[Clip]:
+    """The references that the demo draws."""
+    clips = []
+    for seed, target_seed in DRAWN:
+        scene = random_scene(np.random.default_rng(seed))
+        target = random_scene(np.random.default_rng(target_seed), objects=len(scene.things))
+        clips.append(Clip(scene.render(), scene.caption, target, scene.paths))
+    return clips
 
 
-def _fitting(folders: list[Path] | tuple[Path, ...], shapes: dict[str, list[int]]) -> Iterator[Path]:
-    for folder in folders:
-        for file in sorted(folder.rglob("*.safetensors")):
-            header = _safetensors_header(file)
-            if all(header.get(name, {}).get("shape") == shape for name, shape in shapes.items()):
-                yield file
-
-
-def _named_like_motion_modules(folders: tuple[Path, ...]) -> Iterator[Path]:
-    """Pickled modules are not opened here: ``v3_sd15_mm.ckpt`` and its elders go by their names."""
-    for folder in folders:
-        yield from (f for f in sorted(folder.rglob("*.ckpt")) if "mm" in f.stem and "sd" in f.stem)
-
-
-def _safetensors_header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        if size > 100_000_000:
-            return {}
-        try:
-            return json.loads(stream.read(size))
-        except ValueError:
-            return {}
-
-
-def has_accelerator(found: ComfyUI) -> bool:
-    """Whether ComfyUI's own torch sees a GPU."""
-    code = "from torch import cuda, backends as b; exit(not (cuda.is_available() or b.mps.is_available()))"
-    done = subprocess.run([str(found.python), "-c", code], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-def adapt(prompt: Prompt, models: Models, video: str, cut: Cut | None) -> Prompt:
-    """The workflow with these models and this video in it, cut down if asked."""
-    edits: list[tuple[str, Any]] = [
-        ("ckpt_name", models.checkpoint.name),
-        ("model_name", models.motion_module.name),
-        ("video", video),
-    ]
-    if cut:
-        edits += [("frames", cut.frames), ("batch_size", cut.frames)]
-        edits += [("width", cut.side), ("height", cut.side)]
-        edits += [("preset", "custom"), ("steps", cut.steps), ("guided_steps", cut.guided_steps)]
-        edits += [("warm_up", 1), ("cool_down", 1)]
-    adapted: Prompt = json.loads(json.dumps(prompt))
-    for node in adapted.values():
-        for name, value in edits:
-            # A list is a link: that number comes from another node, which is edited itself.
-            if name in node["inputs"] and not isinstance(node["inputs"][name], list):
-                node["inputs"][name] = value
-    return adapted
-
-
-def run_demo(found: ComfyUI, args: argparse.Namespace, say: Callable[[str], None] = print) -> list[Path]:
-    """Runs the workflow and returns the copied files.
+def video_clip(path: Path, words: Sequence[str]) -> Clip:
+    """A video file as a reference.
 
     Raises:
-        ServerError: the server or the workflow failed.
-        ValueError: the workflow needs the graph editor, or a node that this ComfyUI does not have.
+        FileNotFoundError, VideoError: see `motionclone_core.video.read_frames`.
+        ValueError: the words are no caption.
     """
-    models = choose_models(found)
-    gpu = has_accelerator(found) and not args.cpu
-    cut = None
-    if models.random or not gpu:
-        cut = Cut(frames=8, side=128, steps=6, guided_steps=3) if models.random else Cut(8, 256, 12, 6)
-    say(f"ComfyUI {found.version} at {found.path}, on the {'GPU' if gpu else 'CPU'}")
-    kind = "random weights (the pictures will be coloured noise)" if models.random else "its own models"
-    say(f"models: {kind}: {models.checkpoint.name}, {models.motion_module.name}")
-    say(f"cut down to {cut}" if cut else "at the workflow's own size")
-    linked = {"checkpoints": [models.checkpoint], "animatediff_models": [models.motion_module]}
-    with tempfile.TemporaryDirectory() as folder, ComfyServer(found, models=linked, cpu=not gpu) as server:
-        video = args.video or draw_clip(Path(folder) / "drawn_clip.mp4", 24)
-        say(f"reference: {video if args.video else 'drawn: a disc that crosses a textured background'}")
-        document = json.loads(args.workflow.read_text(encoding="utf-8"))
-        prompt = to_prompt(document, server.object_info()) if is_graph_form(document) else document
-        say(f"running {args.workflow.name}; the log is {server.log_path}")
-        result = server.run(adapt(prompt, models, server.add_input(video), cut), timeout=args.timeout)
-        return _collect(server, result)
+    frames = read_frames(path, frames=FRAMES, width=SIZE, height=SIZE)
+    return Clip(np.rint(frames.images * 255).astype(np.uint8), path.name, scene_of(words))
 
 
-def _collect(server: ComfyServer, result: Result) -> list[Path]:
-    if not result.ok:
-        detail = f"{result.node_type} {result.exception_type}: {result.exception_message}".strip()
-        errors = json.dumps(result.node_errors, indent=1) if result.node_errors else ""
-        raise ServerError(f"the workflow ended with {result.status}: {detail}\n{errors}\n{server.log_tail()}")
-    files = [f for f in result.files() if f.get("type") == "output"]
-    animations = [f for f in files if Path(f["filename"]).suffix.lower() in ANIMATIONS]
-    OUTPUT.mkdir(exist_ok=True)
-    copies = []
-    for file in animations or files:
-        copy = OUTPUT / Path(file["filename"]).name
-        copy.write_bytes(server.view(file))
-        copies.append(copy)
-    return copies
+def scene_of(words: Sequence[str]) -> Scene:
+    """A scene that shows what four words say: colour, shape, ground and pattern.
+
+    Raises:
+        ValueError: a word is not one of those.
+    """
+    kinds = {"colour": tuple(COLOURS), "shape": SHAPES, "ground": tuple(GROUNDS), "pattern": PATTERNS}
+    if len(words) != len(kinds):
+        raise ValueError(f"the caption has {len(words)} words, it needs {len(kinds)}: {', '.join(kinds)}")
+    for word, (kind, known) in zip(words, kinds.items(), strict=True):
+        if word not in known:
+            raise ValueError(f"the {kind} {word!r} is unknown: choose one of {', '.join(known)}")
+    colour, shape, ground, pattern = words
+    scene = random_scene(np.random.default_rng(0), motion="still", objects=1)
+    thing = replace(scene.things[0], colour=colour, shape=shape)
+    return replace(scene, things=(thing,), ground=ground, pattern=pattern)
+
+
+# --- running ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One clip's results."""
+
+    clip: Clip
+    motion: MotionRepresentation
+    unguided: Video
+    guided: Video
+
+
+def clone(model: EmbeddedModel, clips: Sequence[Clip], setting: Setting, seed: int) -> list[Shown]:
+    """Extract every clip's motion, and sample its target with and without it."""
+    null, host = model.null_text, model.host
+    motions = [
+        extract(host, model.encode(clip.video), null, blocks=setting.blocks, noise_seed=seed, source=clip.caption)
+        for clip in tqdm(clips, desc="extract ")
+    ]
+    captions = [clip.target.words for clip in clips]
+    generator = torch.Generator().manual_seed(seed)
+    cells = UNET_CONFIG["sample_size"]
+    noise = torch.randn((len(clips), LATENT_CHANNELS, FRAMES, cells, cells), generator=generator)
+    videos = []
+    for name, used in (("unguided", ()), ("guided  ", motions)):
+        with tqdm(total=setting.steps, desc=name) as bar:
+            videos.append(generate(model, captions, noise, setting, motions=used, on_step=bar.update))
+    return [
+        Shown(clip, motion, unguided.video, guided.video)
+        for clip, motion, unguided, guided in zip(clips, motions, *videos, strict=True)
+    ]
+
+
+def table(results: Sequence[Shown]) -> str:
+    """The scores of every clip, unguided and guided."""
+    lines = [f"{'':28}" + "".join(f"{name:>12}" for name in _COLUMNS)]
+    for shown in tqdm(results, desc="score   "):
+        reference = track_points(shown.clip.video)
+        for name, video in (("unguided", shown.unguided), ("guided", shown.guided)):
+            cells = "".join(f"{value:>12}" for value in _scores(shown.clip, video, reference))
+            lines.append(f"{shown.clip.caption[:18]:18.18} {name:9}{cells}")
+    return "\n".join(lines)
+
+
+_COLUMNS = ("path error", "velocity", "fidelity", "magnitude", "consistency", "caption")
+
+
+def _scores(clip: Clip, video: Video, reference: object) -> list[str]:
+    tracks = track_points(video)
+    seen = caption_correct(video, clip.target)
+    right = [*seen.colour_right, *seen.shape_right, seen.ground_right]
+    exact = ["-", "-"]
+    if clip.paths is not None:
+        found = locate(video, clip.target).paths
+        exact = [f"{path_error(found, clip.paths):.1f} px", f"{velocity_cosine(found, clip.paths):.2f}"]
+    general = [motion_fidelity(tracks, reference), 100 * motion_magnitude(tracks), temporal_consistency(video)]
+    shares = [f"{general[0]:.2f}", f"{general[1]:.2f} %", f"{general[2]:.3f}"]
+    return [*exact, *shares, f"{sum(right)}/{len(right)}"]
+
+
+# --- pictures ---------------------------------------------------------------------------------------------
+
+
+def panels(shown: Shown) -> list[Panel]:
+    """Reference, motion, unguided and guided, with their paths."""
+    clip = shown.clip
+    found = {name: locate(video, clip.target).paths for name, video in _results(shown).items()}
+    reference, motion = enlarged(clip.video, SIDE), enlarged(clip.video, SIDE)
+    motion = heat_map(temporal_reach(shown.motion), motion)
+    if clip.paths is not None:
+        reference = draw_paths(reference, clip.paths, measured_in=(SIZE, SIZE))
+    out = [Panel("reference", reference, clip.caption), Panel("its motion", motion, "temporal attention")]
+    for name, video in _results(shown).items():
+        drawn = draw_paths(enlarged(video, SIDE), found[name], compared=clip.paths, measured_in=(SIZE, SIZE))
+        out.append(Panel(name, drawn, clip.target.caption))
+    return out
+
+
+def _results(shown: Shown) -> dict[str, Video]:
+    return {"unguided": shown.unguided, "guided": shown.guided}
+
+
+def write_pictures(results: Sequence[Shown], folder: Path) -> list[Path]:
+    """The animation of all clips, and one contact sheet for each."""
+    rows, written = [], []
+    for i, shown in enumerate(tqdm(results, desc="pictures")):
+        views = panels(shown)
+        rows.append(side_by_side(views))
+        written.append(folder / f"contact_sheet_{i + 1}.png")
+        write_picture(contact_sheet(views, SHOWN, note=_NOTE), written[-1])
+    animation = folder / "motion_cloning.gif"
+    write_animation(np.concatenate(rows, axis=1), animation)
+    return [animation, *written]
+
+
+_NOTE = "blue: where the thing is; white, dashed: where it is in the reference"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--video", type=Path, help="reference video; one is drawn if this is left out")
-    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="workflow, in either form")
-    parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
-    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds (3600)")
+    parser.add_argument("--video", type=Path, help="reference video; drawn ones if this is left out")
+    parser.add_argument("--caption", default="red circle slate plain", help="what to show instead of --video's")
+    parser.add_argument("--preset", choices=PRESETS, default="camera")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
-    for file in filter(None, (args.video, args.workflow)):
-        if not file.is_file():
-            parser.error(f"no such file: {file}")
     try:
-        found = find_comfyui()
-        check_interpreter(found)
-        copies = run_demo(found, args)
-    except (ComfyUINotFound, ServerError, ValueError) as error:
+        clips = [video_clip(args.video, args.caption.split())] if args.video else drawn_clips()
+        model = load_model()
+    except (FileNotFoundError, VideoError, ModelFileError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print("\n".join(f"made {copy}" for copy in copies) or "the workflow ran and saved no file")
+    began = time.perf_counter()
+    results = clone(model, clips, PRESETS[args.preset], args.seed)
+    scores = table(results)
+    written = write_pictures(results, args.output)
+    print(scores)
+    print(f"{time.perf_counter() - began:.0f} s, {PRESETS[args.preset].steps} steps")
+    print("\n".join(f"made {path}" for path in written))
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from comfy_server import ComfyServer, Prompt
-from demo import Cut, Models, adapt
+from demo_comfyui import Cut, Models, adapt
 from draw_clip import draw_clip
 from find_comfyui import PACK
 from random_models import ModelFiles

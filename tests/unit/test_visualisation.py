@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from animation import write_animation
 from motionclone_core.representation import MotionRepresentation, TapRepresentation
 from motionclone_core.taps import UnknownTapError
 from motionclone_core.visualisation import (
@@ -25,7 +24,6 @@ from motionclone_core.visualisation import (
     heat_map,
     side_by_side,
     temporal_reach,
-    write_animation,
     write_picture,
 )
 
@@ -473,13 +471,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         write(flat_colours(), tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"old"
-
-
-def test_without_pillow_an_animation_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match="pip install pillow"):
-        write_animation(flat_colours(), tmp_path / "a.gif")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
