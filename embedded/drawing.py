@@ -172,7 +172,7 @@ def _distance(offset: Array, shape: str, radius: Array, angle: Array) -> Array:
     c, s = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
     x = c * offset[..., 0] + s * offset[..., 1]
     y = -s * offset[..., 0] + c * offset[..., 1]
-    return _SHAPES[shape](x, y, radius[:, None, None])
+    return OUTLINES[shape](x, y, radius[:, None, None])
 
 
 def _box(x: Array, y: Array, half_width: Array, half_height: Array) -> Array:
@@ -188,7 +188,7 @@ def _triangle(x: Array, y: Array, radius: Array) -> Array:
     return np.maximum(np.maximum(sides[0], sides[1]), sides[2])
 
 
-_SHAPES: dict[str, Callable[[Array, Array, Array], Array]] = {
+OUTLINES: dict[str, Callable[[Array, Array, Array], Array]] = {
     "circle": lambda x, y, r: np.hypot(x, y) - 0.95 * r,
     "square": lambda x, y, r: _box(x, y, 0.82 * r, 0.82 * r),
     "triangle": _triangle,

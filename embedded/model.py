@@ -28,7 +28,7 @@ from motionclone_core.hosts.diffusers_animatediff import DiffusersAnimateDiff
 from .drawing import COLOURS, GROUNDS, PATTERNS, SHAPES, SIZE
 
 MODEL_FILE = Path(__file__).parent / "animatediff_drawn.safetensors"
-MODEL_SHA256 = ""
+HASH_FILE = MODEL_FILE.with_suffix(".sha256")
 FORMAT = "motionclone-embedded-1"
 
 LATENT_CHANNELS = 4
@@ -177,12 +177,17 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load_model(path: Path = MODEL_FILE, *, sha256: str | None = MODEL_SHA256, device: str = "cpu") -> EmbeddedModel:
+def measured_hash() -> str:
+    """SHA-256 of the model that this version was measured with."""
+    return HASH_FILE.read_text(encoding="ascii").split()[0]
+
+
+def load_model(path: Path = MODEL_FILE, *, sha256: str = "", device: str = "cpu") -> EmbeddedModel:
     """The trained model, in float32, its weights constant.
 
     Args:
         path: a file that `save_model` wrote.
-        sha256: what its hash has to be; None takes any.
+        sha256: what its hash has to be; by default `measured_hash` for the shipped file, and any for others.
         device: where to put it.
 
     Raises:
@@ -190,9 +195,10 @@ def load_model(path: Path = MODEL_FILE, *, sha256: str | None = MODEL_SHA256, de
     """
     if not path.is_file():
         raise ModelFileError(f"there is no model at {path}: it is part of the repository, check it out again")
-    if sha256 is not None and file_hash(path) != sha256:
+    wanted = sha256 or (measured_hash() if path == MODEL_FILE else file_hash(path))
+    if file_hash(path) != wanted:
         raise ModelFileError(
-            f"{path.name} has the SHA-256 {file_hash(path)}, this version was measured with {sha256}: check the file "
+            f"{path.name} has the SHA-256 {file_hash(path)}, this version was measured with {wanted}: check the file "
             f"out again, or train and export it anew with scripts/train_embedded.py"
         )
     model = EmbeddedModel()

@@ -17,7 +17,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .drawing import _SHAPES, COLOURS, GROUNDS, Scene
+from .drawing import COLOURS, GROUNDS, OUTLINES, Scene
 
 NOTHING = "nothing"
 
@@ -275,6 +275,6 @@ def _templates() -> tuple[np.ndarray, np.ndarray]:
 
 def _of_area(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     unit = 10.0
-    area = (_SHAPES[name](x, y, np.float32(unit)) < 0).sum()
+    area = (OUTLINES[name](x, y, np.float32(unit)) < 0).sum()
     radius = np.float32(unit * np.sqrt(_PATCH_AREA / area))
-    return np.clip(0.5 - _SHAPES[name](x, y, radius), 0, 1)
+    return np.clip(0.5 - OUTLINES[name](x, y, radius), 0, 1)

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceiling, held_out_cases, run, score
-from embedded.model import MODEL_FILE, MODEL_SHA256, EmbeddedModel, file_hash, load_model
+from embedded.model import MODEL_FILE, EmbeddedModel, file_hash, load_model
 from fidelity_report import cell_path, rows_of, write_report
 
 ROOT = Path(__file__).parent.parent
@@ -106,7 +106,7 @@ def main() -> None:
     args.store.mkdir(parents=True, exist_ok=True)
     chosen = {name: s for name, s in cells().items() if fnmatchcase(name, args.cells)}
     if not args.report:
-        model = load_model(args.model, sha256=MODEL_SHA256 if args.model == MODEL_FILE else None)
+        model = load_model(args.model)
         for seed in range(args.seeds):
             cases = held_out_cases(args.cases, seed)
             for name, setting in tqdm(chosen.items(), desc=f"seed {seed}"):

@@ -36,6 +36,7 @@ from embedded.model import (
 
 SEED = 20261121
 HELD_OUT_SEED = 7  # drawn by the measurements, never here
+CARD = Path(__file__).with_name("model_card.md")
 FOLDER = Path.home() / ".cache" / "motionclone" / "embedded"
 BETAS = torch.linspace(0.00085, 0.012, 1000, dtype=torch.float64)
 ABAR = torch.cumprod(1 - BETAS, 0).float()
@@ -212,7 +213,7 @@ def train_unet(folder: Path, steps: int, batch: int, rate: float, device: str) -
                   "optimiser": optimiser.state_dict(), "state": state}, checkpoint)
 
 
-def export(folder: Path, target: Path) -> None:
+def export(folder: Path, target: Path, hardware: str) -> None:
     """Put the parts into the one file that the repository ships, and say its hash."""
     saved = torch.load(folder / "unet.pt", weights_only=True, map_location="cpu")
     video = VideoModel()
@@ -224,11 +225,20 @@ def export(folder: Path, target: Path) -> None:
     card = {
         "steps": str(state["step"]),
         "hours": f"{state['seconds'] / 3600:.2f}",
-        "loss": f"{np.mean([loss for _, loss in state['losses'][-5:]]):.5f}",
+        "loss": f"{np.mean([loss for _, loss in state['losses'][-5:]]):.4f}",
         "parameters": str(sum(p.numel() for p in model.parameters())),
     }
-    print(json.dumps(card, indent=2))
-    print(target, save_model(model, target, card), f"{target.stat().st_size / 2**20:.1f} MiB")
+    digest = save_model(model, target, card)
+    target.with_suffix(".sha256").write_text(f"{digest}  {target.name}\n", encoding="ascii")
+    facts = {**card, "file": target.name, "hash": digest, "mib": f"{target.stat().st_size / 2**20:.1f}"}
+    facts |= {"clips": str(clips_in(folder)), "hardware": hardware, "seed": str(SEED)}
+    target.with_name("MODEL_CARD.md").write_text(CARD.read_text(encoding="utf-8").format_map(facts), encoding="utf-8")
+    print(json.dumps(facts, indent=2))
+
+
+def clips_in(folder: Path) -> int:
+    """How many clips the video network was trained on."""
+    return len(np.load(folder / "clips.npz")["words"])
 
 
 def keep(state: dict, path: Path) -> None:
@@ -253,6 +263,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--clips", type=int, default=12000)
+    parser.add_argument("--hardware", default="not recorded", help="for the model card")
     parser.add_argument("--target", type=Path, default=MODEL_FILE, help="where to export to")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -264,7 +275,7 @@ def main() -> None:
     if "unet" in args.stages:
         train_unet(args.folder, args.steps, args.batch, args.rate, args.device)
     if "export" in args.stages:
-        export(args.folder, args.target)
+        export(args.folder, args.target, args.hardware)
 
 
 if __name__ == "__main__":

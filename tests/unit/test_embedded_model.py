@@ -1,0 +1,181 @@
+"""The embedded model's file, its loader, and that motion cloning works with it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+pytest.importorskip("diffusers")
+
+from embedded.drawing import random_scene
+from embedded.measuring import FAST, EachGuidance, held_out_cases, noise_of, representations, run, score
+from embedded.model import (
+    FORMAT,
+    MODEL_FILE,
+    NULL_CAPTION,
+    EmbeddedModel,
+    ModelFileError,
+    file_hash,
+    load_model,
+    measured_hash,
+    save_model,
+    word_ids,
+)
+from motionclone_core.guidance import MotionGuidance
+from motionclone_core.hosts.diffusers_animatediff import sample
+from motionclone_core.schedule import GuidanceWindow
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = EmbeddedModel()
+    path = tmp_path_factory.mktemp("model") / "fresh.safetensors"
+    return made, path, save_model(made, path, {"steps": "0"})
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_file_is_small_half_precision_and_the_one_that_was_measured():
+    assert MODEL_FILE.stat().st_size <= 16 * 2**20
+    assert file_hash(MODEL_FILE) == measured_hash()
+    weights = load_file(MODEL_FILE)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    with safe_open(MODEL_FILE, "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert int(card["parameters"]) == sum(tensor.numel() for tensor in weights.values())
+    card_text = (MODEL_FILE.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert measured_hash() in card_text and card["steps"] in card_text.replace(",", "")
+
+
+def test_every_block_attends_over_time_with_places_and_every_deep_block_reads_the_caption(model):
+    unet = model.unet
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    for block in blocks:
+        assert len(block.motion_modules) >= 1
+        for module in block.motion_modules:
+            assert module.transformer_blocks[0].pos_embed is not None
+    assert {name.split(".motion")[0] for name in model.host.sites} == {
+        "down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2"
+    }  # fmt: skip
+
+
+def test_saving_and_loading_keeps_every_weight_to_half_precision(fresh):
+    made, path, digest = fresh
+    loaded = load_model(path, sha256=digest)
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor.half().float())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_another_hash_is_refused_and_both_are_named(fresh):
+    _, path, digest = fresh
+    with pytest.raises(ModelFileError, match=f"{digest}.*{'0' * 64}"):
+        load_model(path, sha256="0" * 64)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelFileError, match=r"there is no model at .*gone"):
+        load_model(tmp_path / "gone.safetensors")
+
+
+def test_a_damaged_file_is_refused(fresh, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(fresh[1].read_bytes()[:100_000])
+    with pytest.raises(ModelFileError, match=r"cut.safetensors is damaged"):
+        load_model(cut)
+
+
+def test_another_format_and_other_layers_are_refused(fresh, tmp_path):
+    weights = load_file(fresh[1])
+    other = tmp_path / "other.safetensors"
+    save_file(weights, other, {"format": "something-else"})
+    with pytest.raises(ModelFileError, match=f"has the format something-else, this version reads {FORMAT}"):
+        load_model(other)
+    weights.pop("captions.places")
+    save_file(weights, other, {"format": FORMAT})
+    with pytest.raises(ModelFileError, match="holds other layers"):
+        load_model(other)
+
+
+# --- captions and pictures --------------------------------------------------------------------------------
+
+
+def test_captions(model):
+    scene = random_scene(np.random.default_rng(3), objects=1)
+    assert model.text(scene.words, NULL_CAPTION).shape == (2, 6, 64)
+    assert torch.equal(model.text(NULL_CAPTION), model.null_text)
+    with pytest.raises(ValueError, match="'pink' is not in the vocabulary: nothing, red"):
+        word_ids(("pink", *scene.words[1:]))
+    with pytest.raises(ValueError, match="a caption has 6 words, got 2"):
+        word_ids(("red", "circle"))
+
+
+def test_pictures_survive_the_autoencoder(model):
+    """Peak signal to noise of 25 dB or more on clips that it never saw."""
+    for seed in range(6):
+        video = random_scene(np.random.default_rng((7, seed))).render()
+        (back,) = model.decode(model.encode(video))
+        mse = np.square(back.astype(float) - video).mean()
+        assert 10 * np.log10(255**2 / mse) > 25
+
+
+def test_what_is_no_picture_is_refused(model):
+    with pytest.raises(ValueError, match=r"64 x 64.*got uint8 \[16, 32, 64, 3\]"):
+        model.encode(np.zeros((16, 32, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="not numbers"):
+        model.decode(torch.full((1, 4, 2, 16, 16), torch.nan))
+
+
+# --- motion cloning ---------------------------------------------------------------------------------------
+
+
+def test_each_clip_of_a_batch_follows_its_own_motion(model):
+    """Two clips guided together are the two guided alone, to float32's rounding."""
+    cases, setting = held_out_cases(2, 0), replace(FAST, steps=6, guided_steps=4, warm_up=1, cool_down=1)
+    motions, noise = representations(model, cases, setting), noise_of(cases)
+    window = GuidanceWindow(0, 4, 1, 1)
+    guides = [MotionGuidance(motion, 2000.0, window) for motion in motions]
+    texts = model.text(*(case.target.words for case in cases))
+    options = {"timesteps": [999, 900, 800, 700, 300, 0], "cfg": 4.0}
+    both = sample(model.host, noise, texts, model.null_text, guide=EachGuidance(guides), **options)
+    for i in range(2):
+        alone = sample(model.host, noise[i : i + 1], texts[i : i + 1], model.null_text, guide=guides[i], **options)
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-3, atol=2e-3)
+    swapped = sample(model.host, noise, texts, model.null_text, guide=EachGuidance(guides[::-1]), **options)
+    assert (swapped - both).abs().max() > 0.1
+
+
+def test_cases_are_held_out_repeat_and_do_not_depend_on_the_batch():
+    first, second = held_out_cases(6, 1), held_out_cases(8, 1)
+    for one, other in zip(first, second, strict=False):
+        assert np.array_equal(one.reference.render(), other.reference.render())
+        assert len(one.reference.things) == len(one.target.things)
+    assert torch.equal(noise_of(second)[:6], noise_of(first))
+    assert torch.equal(noise_of(second[3:5]), noise_of(second)[3:5])
+    assert not torch.equal(noise_of(first), noise_of(held_out_cases(6, 2)))
+
+
+def test_guidance_moves_the_new_thing_along_the_reference(model):
+    """The whole method at 30 steps; docs/FIDELITY.md has the figures, this has wide margins."""
+    cases = held_out_cases(6, 0)
+    scores = {
+        name: [score(case, result.video) for case, result in zip(cases, run(model, cases, setting), strict=True)]
+        for name, setting in (("unguided", replace(FAST, guided_steps=0)), ("guided", FAST))
+    }
+    error = {name: np.mean([s.path_error for s in found]) for name, found in scores.items()}
+    cosine = np.nanmean([s.velocity_cosine for s in scores["guided"]])
+    assert error["guided"] < 0.6 * error["unguided"]
+    assert cosine > 0.5
