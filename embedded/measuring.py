@@ -32,7 +32,7 @@ from motionclone_core.metrics import (
     velocity_cosine,
 )
 from motionclone_core.representation import Crop, MotionRepresentation
-from motionclone_core.schedule import BETA_RANGE, GuidanceWindow, UpdateRule, uneven_timesteps
+from motionclone_core.schedule import BETA_RANGE, PRESETS, GuidanceWindow, UpdateRule, uneven_timesteps
 
 from .drawing import FRAMES, MOTIONS, Scene, random_scene
 from .model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel
@@ -119,7 +119,10 @@ class Setting:
 
 CFG = 4.0
 PUBLISHED = Setting(cfg=CFG)
-FAST = replace(PUBLISHED, steps=30, guided_steps=15, warm_up=3, cool_down=3, weight=2000.0 * 41 / 13)
+FAST = replace(
+    PUBLISHED,
+    **{name: getattr(PRESETS["fast"], name) for name in ("steps", "guided_steps", "weight", "warm_up", "cool_down")},
+)
 
 
 class EachGuidance:

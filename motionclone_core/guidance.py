@@ -104,8 +104,7 @@ class MotionGuidance:
         cls, representation: MotionRepresentation, preset: Preset, update_rule: UpdateRule = "published"
     ) -> MotionGuidance:
         """Guidance with a preset's weight, guided steps and ramps."""
-        window = GuidanceWindow(0, preset.guided_steps, preset.warm_up, preset.cool_down)
-        return cls(representation, preset.weight, window, update_rule)
+        return cls(representation, preset.weight, preset.window, update_rule)
 
     @property
     def taps(self) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motionclone_core.schedule import PRESETS, GuidanceWindow, uneven_timesteps
+from motionclone_core.schedule import PRESETS, GuidanceWindow, alphas_cumprod, equal_push, uneven_timesteps
 
 # Steps N, guided steps G, ratio r of the four published settings.
 PUBLISHED = {
@@ -28,8 +29,9 @@ def published_formula(N, G, r):
 
 
 def test_presets_are_the_published_settings():
-    assert {name: (p.steps, p.guided_steps, p.ratio) for name, p in PRESETS.items()} == PUBLISHED
-    for preset in PRESETS.values():
+    published = {name: preset for name, preset in PRESETS.items() if name != "fast"}
+    assert {name: (p.steps, p.guided_steps, p.ratio) for name, p in published.items()} == PUBLISHED
+    for preset in published.values():
         # The paper's guidance scale s is cfg - 1.
         assert (preset.weight, preset.warm_up, preset.cool_down, preset.cfg - 1) == (2000.0, 10, 10, 7.5)
 
@@ -182,3 +184,26 @@ def test_fewer_timesteps_lay_the_same_plan_over_the_start_of_the_schedule():
 def test_steps_that_outnumber_the_timesteps_left_are_named():
     with pytest.raises(ValueError, match=r"50 guided steps do not fit.*30 timesteps"):
         uneven_timesteps(60, 50, 0.3, timesteps=100)
+
+
+def test_the_fast_preset_pushes_as_far_as_the_published_one_in_a_third_of_the_steps():
+    fast, camera = PRESETS["fast"], PRESETS["camera"]
+    assert (fast.steps, fast.guided_steps, fast.ratio, fast.cfg) == (30, 15, 0.3, 8.5)
+    # 10 rising steps sum to 5.5, 10 falling ones too, 30 are full; of 15: 2 + 2 and 9.
+    assert camera.weight * 41 == pytest.approx(fast.weight * 13)
+
+
+def test_equal_push():
+    assert equal_push(2000.0, GuidanceWindow(0, 50, 10, 10), GuidanceWindow(7, 50, 10, 10)) == pytest.approx(2000.0)
+    assert equal_push(2000.0, GuidanceWindow(0, 50, 0, 0), GuidanceWindow(0, 10, 0, 0)) == pytest.approx(10000.0)
+    with pytest.raises(ValueError, match="without guided steps"):
+        equal_push(2000.0, GuidanceWindow(), GuidanceWindow(guided_steps=0))
+
+
+def test_the_noise_schedule_is_animatediffs():
+    """abar_999 by the logarithms of the betas, one by one."""
+    betas = [0.00085 + (0.012 - 0.00085) * i / 999 for i in range(1000)]
+    abar = alphas_cumprod()
+    assert abar.shape == (1000,)
+    assert abar[0] == pytest.approx(1 - 0.00085, rel=1e-12)
+    assert abar[999] == pytest.approx(math.exp(sum(math.log1p(-beta) for beta in betas)), rel=1e-9)
