@@ -21,7 +21,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceiling, held_out_cases, run, score
+from embedded.measuring import (
+    FAST,
+    PUBLISHED,
+    SCHEDULERS,
+    Case,
+    Setting,
+    ceiling,
+    held_out_cases,
+    run,
+    score,
+)
 from embedded.model import MODEL_FILE, EmbeddedModel, file_hash, load_model
 from fidelity_report import cell_path, rows_of, write_report
 
