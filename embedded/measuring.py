@@ -117,7 +117,7 @@ class Setting:
     other_motion: bool = False
 
 
-CFG = 4.0
+CFG = 6.0
 PUBLISHED = Setting(cfg=CFG)
 FAST = replace(
     PUBLISHED,
