@@ -98,6 +98,7 @@ class Setting:
         t_alpha: timestep of the extraction.
         blocks: which blocks are read.
         update_rule: see `guidance.corrected_denoised`.
+        limit: likewise.
         scheduler: one of `SCHEDULERS`; empty for Euler (DDIM).
         other_motion: guide by another case's representation, the control.
     """
@@ -113,12 +114,14 @@ class Setting:
     t_alpha: int = 400
     blocks: str = "up_blocks.1"
     update_rule: UpdateRule = "published"
+    limit: float | None = None
     scheduler: str = ""
     other_motion: bool = False
 
 
 CFG = 6.0
-PUBLISHED = Setting(cfg=CFG)
+# The limit is a third above the strongest push of the fast preset: it binds only where a sweep goes astray.
+PUBLISHED = Setting(cfg=CFG, limit=0.12)
 FAST = replace(
     PUBLISHED,
     **{name: getattr(PRESETS["fast"], name) for name in ("steps", "guided_steps", "weight", "warm_up", "cool_down")},
@@ -219,7 +222,8 @@ def generate(
     guide = None
     if motions and setting.guided_steps and setting.weight:
         window = GuidanceWindow(0, setting.guided_steps, setting.warm_up, setting.cool_down)
-        guide = EachGuidance([MotionGuidance(m, setting.weight, window, setting.update_rule) for m in motions])
+        options = (setting.weight, window, setting.update_rule, setting.limit)
+        guide = EachGuidance([MotionGuidance(motion, *options) for motion in motions])
     energies: list[tuple[float, ...]] = []
 
     def note(_step: Step, _denoised: Tensor, found: tuple[float, ...]) -> None:

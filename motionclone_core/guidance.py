@@ -37,6 +37,7 @@ def corrected_denoised(
     sigma_next: float,
     sigma_from: float | None = None,
     rule: UpdateRule = "published",
+    limit: float | None = None,
 ) -> Tensor:
     """Fold one guidance step into the predicted clean latent, so that no sampler is edited.
 
@@ -60,6 +61,8 @@ def corrected_denoised(
         sigma_next: where the step ends, below where it starts.
         sigma_from: where the step starts; ``sigma`` if it is left out.
         rule: which of the two.
+        limit: the largest root mean square of delta, whose measure is the noise's own 1; None is as published.
+            A stronger push is shortened to it, its direction kept (this project).
 
     Raises:
         ValueError: the rule is unknown, or sigma_next is not below the start of the step.
@@ -72,7 +75,11 @@ def corrected_denoised(
             f"guidance needs a falling noise level, but sigma goes from {sigma_from} to {sigma_next}"
         )
     span = sigma_next / (sigma_from - sigma_next) if rule == "published" else 1.0
-    return denoised - (strength * sigma * sigma * span) * gradient.to(denoised)
+    push = strength * sigma
+    if limit is not None:
+        size = push * float(gradient.float().square().mean().sqrt())
+        push *= min(1.0, limit / size) if size > 0 else 1.0
+    return denoised - (push * sigma * span) * gradient.to(denoised)
 
 
 @dataclass(frozen=True)
@@ -84,12 +91,14 @@ class MotionGuidance:
         weight: lambda.
         window: which steps, and the ramps.
         update_rule: see `corrected_denoised`.
+        limit: see `corrected_denoised`.
     """
 
     representation: MotionRepresentation
     weight: float = DEFAULT_WEIGHT
     window: GuidanceWindow = field(default_factory=GuidanceWindow)
     update_rule: UpdateRule = "published"
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight) or self.weight < 0:
@@ -98,6 +107,8 @@ class MotionGuidance:
             raise ValueError(
                 f"update rule {self.update_rule!r} is unknown: choose one of {', '.join(UPDATE_RULES)}"
             )
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(f"limit is {self.limit}: it must be above 0, or None for no limit")
 
     @classmethod
     def of(
@@ -147,6 +158,7 @@ class MotionGuidance:
             sigma_next=sigma_next,
             sigma_from=sigma_from,
             rule=self.update_rule,
+            limit=self.limit,
         )
 
 

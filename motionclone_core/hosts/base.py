@@ -144,7 +144,7 @@ class Guide(Protocol):
         sigma_next: float,
         sigma_from: float | None = None,
     ) -> Tensor:
-        """``denoised`` with the guidance in it; same shape.
+        """``denoised`` of one clip with the guidance in it; same shape.
 
         Args:
             denoised: predicted at ``sigma``.

@@ -282,10 +282,11 @@ class _Run:
             log.warning("step %d goes unguided: its gradient overflowed", step.index)
             return denoised, ()
         by_x = rearrange(gradient.value, "(b f) c h w -> b c f h w", b=x.shape[0])
-        guided = self.guide.correct(
-            denoised, by_x, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next
-        )
-        return guided, gradient.energies
+        guided = [
+            self.guide.correct(clip, push, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next)
+            for clip, push in zip(denoised, by_x, strict=True)
+        ]
+        return torch.stack(guided), gradient.energies
 
     def _conditional(self, x: Tensor, step: Step, guide: Guide) -> tuple[Tensor, Gradient]:
         with recording():

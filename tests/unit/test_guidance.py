@@ -421,6 +421,37 @@ def test_bad_steps_and_rules_are_named(options, message):
 # --- the settings ---------------------------------------------------------------------------------
 
 
+def push_of(gradient, *, strength, limit, sigma=2.0, sigma_next=1.0):
+    """Root mean square of delta, read back from what it does to ``denoised``."""
+    corrected = corrected_denoised(
+        torch.zeros_like(gradient), gradient, strength=strength, sigma=sigma, sigma_next=sigma_next, limit=limit
+    )
+    delta = -corrected / (sigma * sigma_next / (sigma - sigma_next))
+    return delta, float(delta.square().mean().sqrt())
+
+
+def test_a_limit_shortens_a_strong_push_and_keeps_its_direction():
+    gradient = torch.randn(3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    free, size = push_of(gradient, strength=0.7, limit=None)
+    assert size == pytest.approx(0.7 * 2.0 * float(gradient.square().mean().sqrt()))
+    held, held_size = push_of(gradient, strength=0.7, limit=size / 3)
+    assert held_size == pytest.approx(size / 3, rel=1e-6)
+    torch.testing.assert_close(held * 3, free, rtol=1e-6, atol=1e-12)
+
+
+def test_a_limit_leaves_weaker_pushes_and_none_alone():
+    gradient = torch.randn(3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    free, size = push_of(gradient, strength=0.7, limit=None)
+    assert torch.equal(push_of(gradient, strength=0.7, limit=1.01 * size)[0], free)
+    assert torch.equal(push_of(torch.zeros_like(gradient), strength=0.7, limit=0.1)[0], torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_limit_is_above_0(limit):
+    with pytest.raises(ValueError, match=rf"limit is {limit}: it must be above 0"):
+        MotionGuidance(reference(4), limit=limit)
+
+
 def test_strength_is_weight_times_ramp():
     guidance = MotionGuidance(reference(4), weight=500.0, window=GuidanceWindow(1, 4, 2, 2))
     assert [guidance.strength(step, 8) for step in range(8)] == [0, 250, 500, 500, 250, 0, 0, 0]
