@@ -40,9 +40,9 @@ from motionclone_core.visualisation import (
     contact_sheet,
     draw_paths,
     enlarged,
+    guided_intensity,
     heat_map,
     side_by_side,
-    temporal_reach,
     write_picture,
 )
 
@@ -180,10 +180,10 @@ def panels(shown: Shown) -> list[Panel]:
     clip = shown.clip
     found = {name: locate(video, clip.target).paths for name, video in _results(shown).items()}
     reference, motion = enlarged(clip.video, SIDE), enlarged(clip.video, SIDE)
-    motion = heat_map(temporal_reach(shown.motion), motion)
+    motion = heat_map(guided_intensity(shown.motion), motion)
     if clip.paths is not None:
         reference = draw_paths(reference, clip.paths, measured_in=(SIZE, SIZE))
-    out = [Panel("reference", reference, clip.caption), Panel("its motion", motion, "temporal attention")]
+    out = [Panel("reference", reference, clip.caption), Panel("its motion", motion, "mean kept attention")]
     for name, video in _results(shown).items():
         drawn = draw_paths(enlarged(video, SIDE), found[name], compared=clip.paths, measured_in=(SIZE, SIZE))
         out.append(Panel(name, drawn, clip.target.caption))
