@@ -52,11 +52,15 @@ _CELLS = UNET_CONFIG["sample_size"]
 
 @dataclass(frozen=True)
 class Case:
-    """A reference, what to show instead, and what decides the noise: the case's number and a seed."""
+    """A reference, what to show instead, and what decides the noise: the case's number and a seed.
+
+    ``other`` is a reference of another motion, for the control.
+    """
 
     index: int
     reference: Scene
     target: Scene
+    other: Scene
     seed: int
 
     @property
@@ -78,7 +82,8 @@ def held_out_cases(count: int, seed: int) -> list[Case]:
         rng = np.random.default_rng((HELD_OUT, i))
         reference = random_scene(rng, motion=moving[i % len(moving)], objects=2 if i % 4 == 3 else 1)
         target = random_scene(rng, objects=len(reference.things))
-        cases.append(Case(i, reference, target, seed))
+        other = random_scene(rng, motion=moving[(i + 1) % len(moving)], objects=len(reference.things))
+        cases.append(Case(i, reference, target, other, seed))
     return cases
 
 
@@ -100,7 +105,7 @@ class Setting:
         update_rule: see `guidance.corrected_denoised`.
         limit: likewise.
         scheduler: one of `SCHEDULERS`; empty for Euler (DDIM).
-        other_motion: guide by another case's representation, the control.
+        other_motion: guide by the motion of the case's ``other``, the control.
     """
 
     steps: int = 100
@@ -120,7 +125,7 @@ class Setting:
 
 
 CFG = 6.0
-# The limit is a third above the strongest push of the fast preset: it binds only where a sweep goes astray.
+# The limit keeps coarse blocks, whose gradient is far stronger than that of up_blocks.1, in the range of the data.
 PUBLISHED = Setting(cfg=CFG, limit=0.12)
 FAST = replace(
     PUBLISHED,
@@ -178,10 +183,10 @@ class Result:
 def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[MotionRepresentation]:
     """The motion that leads each case."""
     host, null = model.host, model.null_text
-    found = [
+    return [
         extract(
             host,
-            model.encode(case.reference.render()),
+            model.encode((case.other if setting.other_motion else case.reference).render()),
             null,
             blocks=setting.blocks,
             k=setting.k,
@@ -190,7 +195,6 @@ def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Settin
         )
         for case in cases
     ]
-    return [*found[1:], found[0]] if setting.other_motion else found
 
 
 def noise_of(cases: Sequence[Case]) -> Tensor:

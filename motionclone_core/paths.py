@@ -1,4 +1,4 @@
-"""Names that people type -> files inside one folder, and nowhere else.
+"""Names that people type -> files inside one folder, and nowhere else; files that are whole or absent.
 
 ComfyUI servers are reached over the network, so a file name in a prompt is not to be trusted.
 """
@@ -6,6 +6,7 @@ ComfyUI servers are reached over the network, so a file name in a prompt is not 
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,3 +72,16 @@ def _leads_inside(root: Path, name: str) -> bool:
         return resolve_inside(root, name).is_file()
     except (OSError, ValueError):
         return False
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; its folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written here: files of tempfile and of safetensors' save_file are for nobody else to read.
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

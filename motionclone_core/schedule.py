@@ -120,7 +120,7 @@ def equal_push(weight: float, of: GuidanceWindow, window: GuidanceWindow) -> flo
 
     Under the published rule a guided step moves the latent by a distance that does not depend on the length
     of the step, so the way that guidance pushes in all is proportional to ``weight * sum w_i``: halving the
-    number of guided steps halves it. This weight makes up for that (this project; docs/FIDELITY.md).
+    number of guided steps halves it. This weight makes up for that (this project).
 
     Args:
         weight: lambda under ``of``.

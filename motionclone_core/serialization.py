@@ -8,8 +8,6 @@ version, the latent's size, each tap's grid and the provenance.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .paths import write_whole
 from .representation import FORMAT_VERSION, MotionRepresentation, Provenance, TapRepresentation
 from .taps import execution_order
 
@@ -46,16 +45,7 @@ def save_representation(representation: MotionRepresentation, path: Path) -> Non
         _require_sound(name, tap)
         tensors[f"{name}.values"] = tap.values.clone().contiguous()
         tensors[f"{name}.indices"] = tap.indices.clone().contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = save(tensors, metadata={METADATA_KEY: json.dumps(_describe(representation))})
-    # Written here: files of tempfile and of safetensors' save_file are for nobody else to read.
-    temporary = path.with_name(f".{uuid.uuid4().hex}{SUFFIX}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, save(tensors, metadata={METADATA_KEY: json.dumps(_describe(representation))}))
 
 
 def next_free(stem: Path) -> Path:

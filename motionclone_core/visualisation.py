@@ -9,8 +9,6 @@ Shapes used here:
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .paths import write_whole
 from .representation import MotionRepresentation, TapRepresentation
 from .taps import select_taps
 
@@ -545,18 +544,6 @@ def write_picture(picture: Picture, path: Path) -> None:
     _require_video("the picture", picture[None])
     _, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     write_whole(path, content.tobytes())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; its folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 # --- what is refused --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from motionclone_core.visualisation import write_whole
+from motionclone_core.paths import write_whole
 
 Video = NDArray[np.uint8]  # [f, H, W, 3]
 _GIF_COLOURS = 256

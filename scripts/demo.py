@@ -26,6 +26,7 @@ from embedded.model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel, ModelFil
 from embedded.scoring import caption_correct, locate
 from motionclone_core.headless import extract
 from motionclone_core.metrics import (
+    Tracks,
     motion_fidelity,
     motion_magnitude,
     path_error,
@@ -159,7 +160,7 @@ def table(results: Sequence[Shown]) -> str:
 _COLUMNS = ("path error", "velocity", "fidelity", "magnitude", "consistency", "caption")
 
 
-def _scores(clip: Clip, video: Video, reference: object) -> list[str]:
+def _scores(clip: Clip, video: Video, reference: Tracks) -> list[str]:
     tracks = track_points(video)
     seen = caption_correct(video, clip.target)
     right = [*seen.colour_right, *seen.shape_right, seen.ground_right]

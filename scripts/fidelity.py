@@ -34,13 +34,13 @@ from embedded.measuring import (
 )
 from embedded.model import MODEL_FILE, EmbeddedModel, file_hash, load_model
 from fidelity_report import cell_path, rows_of, write_report
+from motionclone_core.paths import write_whole
+from motionclone_core.schedule import PRESETS, equal_push
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "fidelity"
 PAGE = ROOT / "docs" / "FIDELITY.md"
 BATCH = 16
-
-SHORT = replace(FAST, weight=PUBLISHED.weight)
 
 
 def cells() -> dict[str, Setting | None]:
@@ -52,7 +52,7 @@ def cells() -> dict[str, Setting | None]:
         "main/plain control": replace(PUBLISHED, k=16),
         "main/ceiling": None,
         "fast/no guidance": replace(FAST, guided_steps=0),
-        "fast/published weight": SHORT,
+        "fast/published weight": replace(FAST, weight=PUBLISHED.weight),
         "fast/fast": FAST,
         "fast/another clip's motion": replace(FAST, other_motion=True),
     }
@@ -60,7 +60,7 @@ def cells() -> dict[str, Setting | None]:
         "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 8, 16)},
         "t_alpha": {t: replace(FAST, t_alpha=t) for t in (200, 400, 600, 800)},
         "block": {b: replace(FAST, blocks=b) for b in BLOCKS},
-        "weight": {w: replace(FAST, weight=w * 41 / 13) for w in (500, 1000, 2000, 4000, 8000)},
+        "weight": {w: replace(FAST, weight=_as_fast(w)) for w in (500, 1000, 2000, 4000, 8000)},
         "steps": {n: _with_steps(n) for n in (20, 30, 50, 100, 200)},
         "sampler": {name or "euler (ddim)": replace(FAST, scheduler=name) for name in ("", *SCHEDULERS)},
     }
@@ -68,6 +68,11 @@ def cells() -> dict[str, Setting | None]:
 
 
 BLOCKS = ("down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2")
+
+
+def _as_fast(weight: float) -> float:
+    """The weight of the fast preset that pushes as far as ``weight`` does in the published steps."""
+    return equal_push(weight, PRESETS["camera"].window, PRESETS["fast"].window)
 
 
 def _with_steps(steps: int) -> Setting:
@@ -80,26 +85,24 @@ def measure(
     model: EmbeddedModel, name: str, setting: Setting | None, cases: Sequence[Case], store: Path, precision: str
 ) -> None:
     """Sample and score the cases of one cell that are not in the store yet; without a setting, the ceiling."""
-    path = cell_path(store, name)
-    done = {(row["case"], row["seed"]) for row in rows_of(path)}
+    path, rows = cell_path(store, name), rows_of(cell_path(store, name))
+    done = {(row["case"], row["seed"]) for row in rows}
     left = [case for case in cases if (case.index, case.seed) not in done]
     for batch in tqdm(list(_batches(left)), desc=name, leave=False):
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             results = run(model, batch, setting) if setting else ceiling(model, batch)
         seconds = (time.perf_counter() - began) / len(batch)
-        with path.open("a", encoding="utf-8") as file:
-            for case, result in zip(batch, results, strict=True):
-                row = {"case": case.index, "seed": case.seed, "seconds": round(seconds, 3)}
-                scores = asdict(score(case, result.video, result.extremes))
-                row |= {key: round(value, 5) for key, value in scores.items()}
-                file.write(json.dumps(row) + "\n")
+        for case, result in zip(batch, results, strict=True):
+            row = {"case": case.index, "seed": case.seed, "seconds": round(seconds, 3)}
+            scores = asdict(score(case, result.video, result.extremes))
+            rows.append(row | {key: round(value, 5) for key, value in scores.items()})
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _batches(cases: Sequence[Case]) -> Iterator[list[Case]]:
     for seed in sorted({case.seed for case in cases}):
         of_seed = [case for case in cases if case.seed == seed]
-        # Things of one number share a batch; nothing depends on it.
         yield from (of_seed[i : i + BATCH] for i in range(0, len(of_seed), BATCH))
 
 

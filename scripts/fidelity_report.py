@@ -66,14 +66,8 @@ def cell_path(store: Path, name: str) -> Path:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The rows of a cell; a last line that was cut off is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """The rows of a cell, none if it was not measured."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def table(cells: Sequence[Cell], first: str) -> str:

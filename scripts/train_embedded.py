@@ -33,13 +33,12 @@ from embedded.model import (
     save_model,
     word_ids,
 )
+from motionclone_core.schedule import alphas_cumprod
 
 SEED = 20261121
-HELD_OUT_SEED = 7  # drawn by the measurements, never here
 CARD = Path(__file__).with_name("model_card.md")
 FOLDER = Path.home() / ".cache" / "motionclone" / "embedded"
-BETAS = torch.linspace(0.00085, 0.012, 1000, dtype=torch.float64)
-ABAR = torch.cumprod(1 - BETAS, 0).float()
+ABAR = torch.from_numpy(alphas_cumprod()).float()
 # 1 / abar turns an error of the noise into one of v: left alone, the noisy steps, in which the motion is decided,
 # would hardly count.
 WEIGHTS = (1 / ABAR).clamp(max=30)

@@ -169,7 +169,7 @@ def test_cases_are_held_out_repeat_and_do_not_depend_on_the_batch():
 
 
 def test_guidance_moves_the_new_thing_along_the_reference(model):
-    """The whole method at 30 steps; docs/FIDELITY.md has the figures, this has wide margins."""
+    """The whole method at 30 steps, with wide margins."""
     cases = held_out_cases(6, 0)
     scores = {
         name: [score(case, result.video) for case, result in zip(cases, run(model, cases, setting), strict=True)]

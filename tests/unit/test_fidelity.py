@@ -33,13 +33,6 @@ def test_a_score_without_meaning_is_left_out():
     assert cell.mean("velocity_cosine") == pytest.approx(0.8)
 
 
-def test_a_row_that_was_cut_off_is_measured_again(tmp_path):
-    keep(tmp_path, "k/1", [row(0), row(1)])
-    path = cell_path(tmp_path, "k/1")
-    path.write_text(path.read_text()[:-20])
-    assert [r["case"] for r in rows_of(path)] == [0]
-
-
 def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     cases, seen = held_out_cases(5, 0), []
 
@@ -54,6 +47,27 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     rows = rows_of(cell_path(tmp_path, "main/ceiling"))
     assert [r["case"] for r in rows] == seen
     assert max(r["path_error"] for r in rows) < 0.3 and min(r["shape"] for r in rows) == 1.0
+
+
+def test_a_batch_whose_writing_fails_leaves_the_rows_before_it(tmp_path, monkeypatch):
+    keep(tmp_path, "main/ceiling", [row(0)])
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    monkeypatch.setattr(fidelity, "ceiling", lambda _, batch: [Result(batch[0].wanted.render(), (0.0, 1.0))])
+    with pytest.raises(OSError, match="disk full"):
+        fidelity.measure(None, "main/ceiling", None, held_out_cases(2, 0), tmp_path, "float32")
+    assert rows_of(cell_path(tmp_path, "main/ceiling")) == [row(0)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_control_moves_otherwise_and_does_not_depend_on_the_batch():
+    few, many = held_out_cases(3, 0), held_out_cases(9, 1)
+    for one, same in zip(few, many, strict=False):
+        assert np.array_equal(one.other.render(), same.other.render())
+        assert one.other.motion != one.reference.motion
 
 
 def test_the_right_video_scores_well_and_the_reference_itself_does_not_meet_the_caption():

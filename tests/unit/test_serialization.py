@@ -423,7 +423,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, path, monk
         raise error
 
     if function == "replace":
-        monkeypatch.setattr(serialization.os, "replace", fail)
+        monkeypatch.setattr("os.replace", fail)
     else:
         monkeypatch.setattr(serialization.Path, "write_bytes", fail)
     with pytest.raises(type(error)):
