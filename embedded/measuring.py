@@ -10,7 +10,7 @@ Shapes used here:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from motionclone_core.metrics import (
     velocity_cosine,
 )
 from motionclone_core.representation import Crop, MotionRepresentation
-from motionclone_core.schedule import BETA_RANGE, PRESETS, GuidanceWindow, UpdateRule, uneven_timesteps
+from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, UpdateRule, uneven_timesteps
 
 from .drawing import FRAMES, MOTIONS, Scene, random_scene
 from .model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel
@@ -88,17 +88,10 @@ def held_out_cases(count: int, seed: int) -> list[Case]:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How a cell samples.
+class Setting(Preset):
+    """How a cell samples: a preset, and what else can be chosen.
 
     Attributes:
-        steps: N.
-        guided_steps: G; 0 samples without guidance.
-        ratio: part of the noise schedule that the guided steps share.
-        weight: lambda.
-        warm_up: steps of rising strength.
-        cool_down: steps of falling strength.
-        cfg: ComfyUI's.
         k: entries kept per row.
         t_alpha: timestep of the extraction.
         blocks: which blocks are read.
@@ -108,13 +101,6 @@ class Setting:
         other_motion: guide by the motion of the case's ``other``, the control.
     """
 
-    steps: int = 100
-    guided_steps: int = 50
-    ratio: float = 0.3
-    weight: float = 2000.0
-    warm_up: int = 10
-    cool_down: int = 10
-    cfg: float = 8.5
     k: int = 1
     t_alpha: int = 400
     blocks: str = "up_blocks.1"
@@ -124,13 +110,17 @@ class Setting:
     other_motion: bool = False
 
 
-CFG = 6.0
-# The limit keeps coarse blocks, whose gradient is far stronger than that of up_blocks.1, in the range of the data.
-PUBLISHED = Setting(cfg=CFG, limit=0.12)
-FAST = replace(
-    PUBLISHED,
-    **{name: getattr(PRESETS["fast"], name) for name in ("steps", "guided_steps", "weight", "warm_up", "cool_down")},
-)
+def setting_of(preset: Preset) -> Setting:
+    """A preset as cells use it.
+
+    The embedded model wants less classifier-free guidance than SD 1.5. The limit keeps coarse blocks, whose
+    gradient is far stronger than that of up_blocks.1, in the range of the data.
+    """
+    return Setting(**{**asdict(preset), "cfg": 6.0, "limit": 0.12})
+
+
+PUBLISHED = setting_of(PRESETS["camera"])
+FAST = setting_of(PRESETS["fast"])
 
 
 class EachGuidance:
@@ -225,8 +215,7 @@ def generate(
     """
     guide = None
     if motions and setting.guided_steps and setting.weight:
-        window = GuidanceWindow(0, setting.guided_steps, setting.warm_up, setting.cool_down)
-        options = (setting.weight, window, setting.update_rule, setting.limit)
+        options = (setting.weight, setting.window, setting.update_rule, setting.limit)
         guide = EachGuidance([MotionGuidance(motion, *options) for motion in motions])
     energies: list[tuple[float, ...]] = []
 

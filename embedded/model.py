@@ -177,6 +177,12 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def card_of(path: Path = MODEL_FILE) -> dict[str, str]:
+    """What `save_model` was told of a file: steps, hours, loss, range of the training clips' latents and the like."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["card"])
+
+
 def measured_hash() -> str:
     """SHA-256 of the model that this version was measured with."""
     return HASH_FILE.read_text(encoding="ascii").split()[0]

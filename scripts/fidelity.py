@@ -2,39 +2,28 @@
 """Measures how well the embedded model follows held-out motions, cell by cell, and writes docs/FIDELITY.md.
 
 A cell is one setting over all cases. Every finished batch is kept, so that a run that was cut off goes on where
-it was. ``--report`` writes the page from what there is.
+it was; cells of the same setting share their rows. ``--report`` writes the page from what there is.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from embedded.measuring import (
-    FAST,
-    PUBLISHED,
-    SCHEDULERS,
-    Case,
-    Setting,
-    ceiling,
-    held_out_cases,
-    run,
-    score,
-)
-from embedded.model import MODEL_FILE, EmbeddedModel, file_hash, load_model
-from fidelity_report import cell_path, rows_of, write_report
-from motionclone_core.paths import write_whole
+from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceiling, held_out_cases, run, score
+from embedded.model import MODEL_FILE, EmbeddedModel, card_of, file_hash, load_model
+from fidelity_report import write_report
+from fidelity_store import Record, cell_path, read_record, write_record
 from motionclone_core.schedule import PRESETS, equal_push
 
 ROOT = Path(__file__).parent.parent
@@ -60,82 +49,87 @@ def cells() -> dict[str, Setting | None]:
         "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 8, 16)},
         "t_alpha": {t: replace(FAST, t_alpha=t) for t in (200, 400, 600, 800)},
         "block": {b: replace(FAST, blocks=b) for b in BLOCKS},
-        "weight": {w: replace(FAST, weight=_as_fast(w)) for w in (500, 1000, 2000, 4000, 8000)},
-        "steps": {n: _with_steps(n) for n in (20, 30, 50, 100, 200)},
+        "weight": {w: replace(FAST, weight=_pushing_like(w, FAST)) for w in (500, 1000, 2000, 4000, 8000)},
         "sampler": {name or "euler (ddim)": replace(FAST, scheduler=name) for name in ("", *SCHEDULERS)},
+        "steps": {n: _with_steps(n) for n in STEPS},
+        "steps, equal push": {n: _pushing_equally(_with_steps(n)) for n in STEPS},
     }
     return main | {f"{axis}/{value}": s for axis, settings in sweeps.items() for value, s in settings.items()}
 
 
 BLOCKS = ("down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2")
-
-
-def _as_fast(weight: float) -> float:
-    """The weight of the fast preset that pushes as far as ``weight`` does in the published steps."""
-    return equal_push(weight, PRESETS["camera"].window, PRESETS["fast"].window)
+STEPS = (20, 30, 50, 100)
 
 
 def _with_steps(steps: int) -> Setting:
     guided = steps // 2
-    ramp = max(1, round(guided / 5))
+    ramp = round(guided / 5)
     return replace(PUBLISHED, steps=steps, guided_steps=guided, warm_up=ramp, cool_down=ramp)
 
 
+def _pushing_equally(setting: Setting) -> Setting:
+    return replace(setting, weight=_pushing_like(setting.weight, setting))
+
+
+def _pushing_like(weight: float, setting: Setting) -> float:
+    """The weight with which a setting pushes as far as ``weight`` does in the published steps."""
+    return equal_push(weight, PRESETS["camera"].window, setting.window)
+
+
+def sources(cells: dict[str, Setting | None]) -> dict[str, str]:
+    """Whose rows each cell shows: the first cell of the same setting."""
+    return {name: next(first for first, s in cells.items() if s == setting) for name, setting in cells.items()}
+
+
 def measure(
-    model: EmbeddedModel, name: str, setting: Setting | None, cases: Sequence[Case], store: Path, precision: str
+    model: EmbeddedModel, name: str, setting: Setting | None, cases: Sequence[Case], store: Path, facts: dict[str, Any]
 ) -> None:
-    """Sample and score the cases of one cell that are not in the store yet; without a setting, the ceiling."""
-    path, rows = cell_path(store, name), rows_of(cell_path(store, name))
-    done = {(row["case"], row["seed"]) for row in rows}
-    left = [case for case in cases if (case.index, case.seed) not in done]
-    for batch in tqdm(list(_batches(left)), desc=name, leave=False):
-        began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            results = run(model, batch, setting) if setting else ceiling(model, batch)
-        seconds = (time.perf_counter() - began) / len(batch)
-        for case, result in zip(batch, results, strict=True):
-            row = {"case": case.index, "seed": case.seed, "seconds": round(seconds, 3)}
-            scores = asdict(score(case, result.video, result.extremes))
-            rows.append(row | {key: round(value, 5) for key, value in scores.items()})
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    """Sample and score the cases of one cell that are not in the store yet; without a setting, the ceiling.
+
+    Args:
+        model: the embedded model.
+        name: of the cell.
+        setting: how to sample.
+        cases: of one seed, in one batch.
+        store: folder of the records.
+        facts: ``model`` and ``precision``, which rows of one record share, and ``run``.
+    """
+    origin = {"model": facts["model"], "precision": facts["precision"], "setting": setting and asdict(setting)}
+    path = cell_path(store, name)
+    record = read_record(path)
+    if record is None or record.origin != origin:
+        record = Record(origin)
+    left = [case for case in cases if (case.index, case.seed) not in record.done]
+    if not left:
+        return
+    with torch.autocast("cpu", torch.bfloat16, enabled=facts["precision"] == "bfloat16"):
+        results = run(model, left, setting) if setting else ceiling(model, left)
+    rows = []
+    for case, result in zip(left, results, strict=True):
+        scores = asdict(score(case, result.video, result.extremes))
+        rows.append({"case": case.index, "seed": case.seed} | {key: round(value, 5) for key, value in scores.items()})
+    write_record(path, record.with_rows(facts["run"], rows))
 
 
-def _batches(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    for seed in sorted({case.seed for case in cases}):
-        of_seed = [case for case in cases if case.seed == seed]
-        yield from (of_seed[i : i + BATCH] for i in range(0, len(of_seed), BATCH))
+def measure_all(model: EmbeddedModel, chosen: dict[str, Setting | None], args: argparse.Namespace) -> None:
+    """Every cell over a few cases, then over more: a run that is cut off has something of all."""
+    facts = {"model": file_hash(args.model), "precision": args.precision, "run": this_run()}
+    starts = [(first, seed) for first in range(0, args.cases, BATCH) for seed in range(args.seeds)]
+    with tqdm(total=len(starts) * len(chosen)) as bar:
+        for first, seed in starts:
+            cases = held_out_cases(min(args.cases, first + BATCH), seed)[first:]
+            for name, setting in chosen.items():
+                bar.set_description(f"seed {seed}, {name}")
+                measure(model, name, setting, cases, args.store, facts)
+                bar.update()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", default="*", help="shell pattern of cells, such as 'main/*'")
-    parser.add_argument("--cases", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--store", type=Path, default=STORE)
-    parser.add_argument("--model", type=Path, default=MODEL_FILE)
-    parser.add_argument("--report", action="store_true", help="only write the page")
-    args = parser.parse_args()
-    args.store.mkdir(parents=True, exist_ok=True)
-    chosen = {name: s for name, s in cells().items() if fnmatchcase(name, args.cells)}
-    if not args.report:
-        model = load_model(args.model)
-        for seed in range(args.seeds):
-            cases = held_out_cases(args.cases, seed)
-            for name, setting in tqdm(chosen.items(), desc=f"seed {seed}"):
-                measure(model, name, setting, cases, args.store, args.precision)
-    write_report(PAGE, args.store, list(cells()), facts(args))
-
-
-def facts(args: argparse.Namespace) -> dict[str, str]:
-    """What the page's head says about how it was measured."""
-    return {
-        "date": date.today().isoformat(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, no GPU used",
-        "software": f"Python {platform.python_version()}, torch {torch.__version__}, {args.precision}",
-        "model": f"{args.model.name}, SHA-256 {file_hash(args.model)[:16]}...",
-        "cases": f"{args.cases} held-out references, each with a caption of other things; {args.seeds} seeds",
-    }
+def this_run() -> str:
+    """When and on what."""
+    return (
+        f"{date.today().isoformat()}, {_processor()}, {os.cpu_count()} cores, no GPU, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
 
 
 def _processor() -> str:
@@ -144,6 +138,26 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", default="*", help="shell pattern of cells, such as 'main/*'")
+    parser.add_argument("--part", default="1/1", help="'1/2' takes every second cell, for two runs side by side")
+    parser.add_argument("--cases", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--store", type=Path, default=STORE)
+    parser.add_argument("--model", type=Path, default=MODEL_FILE)
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    args = parser.parse_args()
+    args.store.mkdir(parents=True, exist_ok=True)
+    shown = sources(cells())
+    if not args.report:
+        part, parts = map(int, args.part.split("/"))
+        chosen = {name: s for name, s in cells().items() if name == shown[name] and fnmatchcase(name, args.cells)}
+        measure_all(load_model(args.model), dict(list(chosen.items())[part - 1 :: parts]), args)
+    write_report(PAGE, args.store, shown, file_hash(args.model), card_of(args.model)["latents"])
 
 
 if __name__ == "__main__":

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Name of a score, its column, how it is written, and by what it is multiplied.
+from fidelity_store import Record, cell_path, read_record
+
+
+@dataclass(frozen=True)
+class Column:
+    """One score in the tables: its name in the rows, its title, its unit's factor, and its digits."""
+
+    key: str
+    title: str
+    factor: int
+    digits: int
+
+    def written(self, mean: float, spread: float, sign: str = "") -> str:
+        """``mean ± spread``, both in the column's unit; a spread of nan is left out."""
+        text = f"{mean:{sign}.{self.digits}f}"
+        return text if np.isnan(spread) else f"{text} ± {spread:.{self.digits}f}"
+
+
+PATH = Column("path_error", "path error, px", 1, 2)
+COSINE = Column("velocity_cosine", "velocity cosine", 1, 3)
+SHAPE = Column("shape", "shape, %", 100, 1)
+COLOUR = Column("colour", "colour, %", 100, 1)
+CONSISTENCY = Column("consistency", "temporal consistency", 1, 4)
 COLUMNS = (
-    ("path_error", "path error, px", "{:.2f}", 1),
-    ("velocity_cosine", "velocity cosine", "{:.3f}", 1),
-    ("shape", "shape, %", "{:.1f}", 100),
-    ("colour", "colour, %", "{:.1f}", 100),
-    ("fidelity", "motion fidelity", "{:.3f}", 1),
-    ("frechet", "Fréchet, % of diagonal", "{:.2f}", 100),
-    ("magnitude", "magnitude, % per frame", "{:.2f}", 100),
-    ("consistency", "temporal consistency", "{:.3f}", 1),
+    PATH,
+    COSINE,
+    SHAPE,
+    COLOUR,
+    Column("fidelity", "motion fidelity", 1, 3),
+    Column("frechet", "Fréchet, % of diagonal", 100, 2),
+    Column("magnitude", "magnitude, % per frame", 100, 2),
+    CONSISTENCY,
 )
-AXES = ("k", "t_alpha", "block", "weight", "steps", "sampler")
+AXES = ("k", "t_alpha", "block", "weight", "steps", "steps, equal push", "sampler")
 
 
 @dataclass(frozen=True)
@@ -29,7 +50,11 @@ class Cell:
     """The scores of one cell, one row a case and seed."""
 
     name: str
-    rows: Sequence[Mapping[str, float]]
+    record: Record
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, float]]:
+        return self.record.rows
 
     @property
     def label(self) -> str:
@@ -42,47 +67,45 @@ class Cell:
     def mean(self, key: str) -> float:
         return float(np.nanmean(self.values(key)))
 
+    def by_seed(self, key: str) -> list[float]:
+        """The mean over the clips of each seed."""
+        seeds = np.array([row["seed"] for row in self.rows])
+        return [float(np.nanmean(self.values(key)[seeds == seed])) for seed in np.unique(seeds)]
+
     def spread(self, key: str) -> float:
         """Standard deviation of the seeds' means; nan with fewer than two."""
-        seeds = np.array([row["seed"] for row in self.rows])
-        means = [np.nanmean(self.values(key)[seeds == seed]) for seed in np.unique(seeds)]
+        means = self.by_seed(key)
         return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
 
-
-def read_cells(store: Path, names: Sequence[str]) -> dict[str, Cell]:
-    """The measured cells among ``names``."""
-    found = {}
-    for name in names:
-        path = cell_path(store, name)
-        rows = rows_of(path)
-        if rows:
-            found[name] = Cell(name, rows)
-    return found
+    def entry(self, column: Column) -> str:
+        """One cell of a table."""
+        return column.written(column.factor * self.mean(column.key), column.factor * self.spread(column.key))
 
 
-def cell_path(store: Path, name: str) -> Path:
-    """The file of a cell's rows."""
-    return store / f"{name.replace('/', '--').replace(' ', '_')}.jsonl"
+def read_cells(store: Path, shown: Mapping[str, str], model: str) -> dict[str, Cell]:
+    """The cells that were measured with one model.
 
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The rows of a cell, none if it was not measured."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    Args:
+        store: folder of the records.
+        shown: names of the cells, and whose rows each of them shows.
+        model: SHA-256 of the model's file.
+    """
+    records = {source: read_record(cell_path(store, source)) for source in set(shown.values())}
+    return {
+        name: Cell(name, record)
+        for name, record in ((name, records[source]) for name, source in shown.items())
+        if record is not None and record.rows and record.origin["model"] == model
+    }
 
 
 def table(cells: Sequence[Cell], first: str) -> str:
     """One line a cell: mean ± standard deviation of the seeds' means."""
-    heads = [first, *(title for _, title, _, _ in COLUMNS), "s per clip", "clips"]
+    heads = [first, *(column.title for column in COLUMNS), "latents", "clips"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for cell in cells:
-        entries = [_entry(cell, key, form, factor) for key, _, form, factor in COLUMNS]
-        lines.append(f"| {cell.label} | " + " | ".join(entries) + f" | {cell.mean('seconds'):.1f} | {len(cell.rows)} |")
+        entries = [cell.label, *(cell.entry(column) for column in COLUMNS), _extremes(cell), str(len(cell.rows))]
+        lines.append("| " + " | ".join(entries) + " |")
     return "\n".join(lines)
-
-
-def _entry(cell: Cell, key: str, form: str, factor: float) -> str:
-    mean, spread = factor * cell.mean(key), factor * cell.spread(key)
-    return form.format(mean) + ("" if np.isnan(spread) else " ± " + form.format(spread))
 
 
 def plot_main(cells: Sequence[Cell], path: Path) -> None:
@@ -104,13 +127,13 @@ def plot_sweep(axis_name: str, cells: Sequence[Cell], floor: Cell | None, path: 
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.9))
     labels = [cell.label for cell in cells]
-    for axis, (key, title, _, factor) in zip(axes, (COLUMNS[0], COLUMNS[1], COLUMNS[2]), strict=True):
-        means = [factor * cell.mean(key) for cell in cells]
-        spreads = [factor * np.nan_to_num(cell.spread(key)) for cell in cells]
+    for axis, column in zip(axes, (PATH, COSINE, SHAPE), strict=True):
+        means = [column.factor * cell.mean(column.key) for cell in cells]
+        spreads = [column.factor * np.nan_to_num(cell.spread(column.key)) for cell in cells]
         axis.errorbar(range(len(cells)), means, spreads, marker="o", capsize=3, lw=1.5)
         if floor is not None:
-            axis.axhline(factor * floor.mean(key), color="grey", ls="--", lw=1)
-        axis.set(title=title, xticks=range(len(cells)))
+            axis.axhline(column.factor * floor.mean(column.key), color="grey", ls="--", lw=1)
+        axis.set(title=column.title, xticks=range(len(cells)))
         axis.set_xticklabels(labels, rotation=35 if max(map(len, labels)) > 4 else 0, ha="right", fontsize=8)
     figure.suptitle(f"{axis_name} (dashed: no guidance)", fontsize=10)
     _save(figure, path)
@@ -134,65 +157,91 @@ def _save(figure: Any, path: Path) -> None:
     _pyplot().close(figure)
 
 
-def write_report(page: Path, store: Path, names: Sequence[str], facts: Mapping[str, str]) -> None:
+def write_report(page: Path, store: Path, shown: Mapping[str, str], model: str, latents: str) -> None:
     """Write the page and its plots from the cells in the store.
 
     Args:
         page: the Markdown file.
-        store: folder of the cells and the plots, beside or below the page.
-        names: of the cells, in their order.
-        facts: machine, date and the like, for the page's head.
+        store: folder of the records and the plots, beside or below the page.
+        shown: names of the cells in their order, and whose rows each of them shows.
+        model: SHA-256 of the model's file; records of other models are left out.
+        latents: the range of the training clips' latents.
     """
-    cells = read_cells(store, names)
+    cells = read_cells(store, shown, model)
     of = {
         axis: [cell for name, cell in cells.items() if name.startswith(axis + "/")] for axis in ("main", "fast", *AXES)
     }
-    parts = [_HEAD.format(facts="\n".join(f"- {name}: {value}" for name, value in facts.items()))]
+    parts = [_HEAD.format(facts="\n".join(f"- {fact}" for fact in _facts(cells.values(), model)))]
     if of["main"]:
         plot_main(of["main"], store / "main.png")
-        parts += [_MAIN, table(of["main"], "cell"), f"![distributions]({_link(page, store)}/main.png)", _verdict(cells)]
+        parts += [_MAIN, table(of["main"], "cell"), f"![distributions]({_link(page, store)}/main.png)"]
+        parts += [_verdict(cells, latents)]
     if of["fast"]:
         parts += [_FAST, table(of["fast"], "cell")]
     floor = cells.get("fast/no guidance")
     for axis in AXES:
         if of[axis]:
-            plot_sweep(axis, of[axis], floor, store / f"{axis}.png")
-            parts += [f"## {_TITLES[axis]}", table(of[axis], axis), f"![{axis}]({_link(page, store)}/{axis}.png)"]
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+            plot = f"{axis.replace(', ', '_').replace(' ', '_')}.png"
+            plot_sweep(axis, of[axis], floor, store / plot)
+            parts += [f"## {_TITLES[axis]}", table(of[axis], axis), f"![{axis}]({_link(page, store)}/{plot})"]
+    page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def _facts(cells: Iterable[Cell], model: str) -> list[str]:
+    records = [cell.record for cell in cells]
+    runs = sorted({run for record in records for run in record.runs})
+    precisions = sorted({record.origin["precision"] for record in records})
+    done = {pair for record in records for pair in record.done}
+    return [
+        f"model: SHA-256 `{model}`",
+        f"held-out references: {len({case for case, _ in done})}; seeds: {len({seed for _, seed in done})}",
+        f"precision: {', '.join(precisions)}",
+        *(f"measured on {run}" for run in runs),
+    ]
 
 
 def _link(page: Path, store: Path) -> str:
     return store.relative_to(page.parent).as_posix()
 
 
-def _verdict(cells: Mapping[str, Cell]) -> str:
-    """What was asked of the method, and what was measured."""
-    wanted = ("main/no guidance", "main/guided", "main/another clip's motion", "main/plain control")
-    if any(name not in cells for name in wanted):
-        return ""
-    floor, guided, control, plain = (cells[name] for name in wanted)
-    caption = [100 * (cell.mean("shape") + cell.mean("colour")) / 2 for cell in (floor, guided)]
-    lines = [
-        "| question | measured |",
-        "| --- | --- |",
-        f"| path error, guided / unguided | {guided.mean('path_error') / floor.mean('path_error'):.3f} |",
-        f"| velocity cosine, guided | {guided.mean('velocity_cosine'):.3f} |",
-        f"| velocity cosine, another clip's motion less no guidance "
-        f"| {control.mean('velocity_cosine') - floor.mean('velocity_cosine'):+.3f} |",
-        f"| caption accuracy (shape and colour), guided less unguided | {caption[1] - caption[0]:+.1f} points |",
-        f"| velocity cosine, k = 1 less k = 16 "
-        f"| {guided.mean('velocity_cosine') - plain.mean('velocity_cosine'):+.3f} |",
-        f"| temporal consistency, guided less unguided "
-        f"| {guided.mean('consistency') - floor.mean('consistency'):+.4f} |",
-        f"| latents, smallest and largest of all cells | {_extremes(cells)} |",
-    ]
-    return "\n".join(lines)
+def _verdict(cells: Mapping[str, Cell], latents: str) -> str:
+    """What one would ask of the method, and what was measured."""
+    wanted = ("main/no guidance", "main/guided", "main/another clip's motion", "main/plain control", "fast/fast")
+    if any(name not in cells for name in wanted) or len({frozenset(cells[name].record.done) for name in wanted}) > 1:
+        return "The comparison follows when these cells are measured over the same clips."
+    floor, guided, control, plain, fast = (cells[name] for name in wanted)
+    ratio = guided.mean("path_error") / floor.mean("path_error")
+    answers = {
+        "path error, guided / unguided: at most 0.35": f"{ratio:.3f}",
+        "velocity cosine, guided: at least 0.80": guided.entry(COSINE),
+        "velocity cosine, another clip's motion less no guidance: within 0.15": _less(control, floor, COSINE),
+        "shape accuracy, guided less unguided: at least -5 points": _less(guided, floor, SHAPE),
+        "colour accuracy, guided less unguided: at least -5 points": _less(guided, floor, COLOUR),
+        "velocity cosine, k = 1 less k = 16: above 0": _less(guided, plain, COSINE),
+        "temporal consistency, guided less unguided: not below 0": _less(guided, floor, CONSISTENCY),
+        "path error, 30 steps of `fast` less 100 published: not above 0": _less(fast, guided, PATH),
+        "velocity cosine, 30 steps of `fast` less 100 published: not below 0": _less(fast, guided, COSINE),
+        f"clips whose latents leave the training clips' range, {latents}: none": str(_outside(cells.values(), latents)),
+        "clips with NaN or infinity: none": "0: a batch that held one would have stopped the run",
+    }
+    return "| asked | measured |\n| --- | --- |\n" + "\n".join(f"| {q} | {a} |" for q, a in answers.items())
 
 
-def _extremes(cells: Mapping[str, Cell]) -> str:
-    low = min(float(cell.values("low").min()) for cell in cells.values())
-    high = max(float(cell.values("high").max()) for cell in cells.values())
-    return f"{low:.2f} to {high:.2f}"
+def _less(a: Cell, b: Cell, column: Column) -> str:
+    """The difference of two cells, ± the standard deviation of the seeds' differences."""
+    difference = [x - y for x, y in zip(a.by_seed(column.key), b.by_seed(column.key), strict=True)]
+    spread = column.factor * np.std(difference, ddof=1) if len(difference) > 1 else np.nan
+    return column.written(column.factor * (a.mean(column.key) - b.mean(column.key)), spread, sign="+")
+
+
+def _outside(cells: Iterable[Cell], latents: str) -> int:
+    low, high = map(float, latents.split(" to "))
+    records = {id(cell.record): cell for cell in cells}.values()
+    return sum(int(((cell.values("low") < low) | (cell.values("high") > high)).sum()) for cell in records)
+
+
+def _extremes(cell: Cell) -> str:
+    return f"{cell.values('low').min():.1f} to {cell.values('high').max():.1f}"
 
 
 _HEAD = """# Fidelity: does the new video move like the reference?
@@ -219,6 +268,7 @@ _TITLES = {
     "t_alpha": "Timestep of the extraction",
     "block": "Block",
     "weight": "Weight",
-    "steps": "Number of steps",
+    "steps": "Number of steps, published weight",
+    "steps, equal push": "Number of steps, equal push",
     "sampler": "Sampler",
 }

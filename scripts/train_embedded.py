@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ class Whitened(nn.Module):
         return self.autoencoder
 
 
-def train_autoencoder(folder: Path, steps: int, batch: int, device: str) -> None:
+def train_autoencoder(folder: Path, steps: int, batch: int, pool_size: int, device: str) -> None:
     target = folder / "autoencoder.pt"
     if target.exists():
         return
@@ -97,7 +97,7 @@ def train_autoencoder(folder: Path, steps: int, batch: int, device: str) -> None
     model = Whitened().to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     rng = np.random.default_rng(SEED)
-    pool = pictures(6000, rng)
+    pool = pictures(pool_size, rng)
     bar = tqdm(range(steps), desc="autoencoder", mininterval=5)
     for step in bar:
         for group in optimiser.param_groups:
@@ -166,50 +166,79 @@ def batches(folder: Path, batch: int, device: str, seed: tuple[int, ...]) -> Ite
         yield z.to(device), t.to(device), ids.to(device), noise.to(device)
 
 
+class Training:
+    """The video network in training, its running average, and what a checkpoint holds of both.
+
+    ``state`` counts steps and seconds, and keeps the losses and the lengths that runs were planned for.
+    """
+
+    _PARTS = ("model", "average", "optimiser")
+
+    def __init__(self, checkpoint: Path, device: str) -> None:
+        torch.manual_seed(SEED)
+        self.model = VideoModel().to(device)
+        self.average = VideoModel().to(device)
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
+        self.state = {"step": 0, "seconds": 0.0, "losses": [], "goals": []}
+        self._checkpoint, self._device = checkpoint, device
+        self._abar, self._weights = ABAR.to(device), WEIGHTS.to(device)
+        if checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        saved = torch.load(self._checkpoint, weights_only=True, map_location=self._device)
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(saved[name])
+        self.state = saved["state"]
+
+    def keep(self) -> None:
+        """Write the checkpoint in one go, so that an interruption leaves the last one."""
+        parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        torch.save({**parts, "state": self.state}, self._checkpoint.with_suffix(".part"))
+        os.replace(self._checkpoint.with_suffix(".part"), self._checkpoint)
+
+    def learn(self, batch: tuple[Tensor, ...], rate: float) -> float:
+        """One step; returns the mean squared error of the predicted noise."""
+        z, t, ids, noise = batch
+        a = self._abar[t].view(-1, 1, 1, 1, 1)
+        with mixed(self._device):
+            predicted = self.model(a.sqrt() * z + (1 - a).sqrt() * noise, t, ids)
+        error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
+        self._update((error * self._weights[t]).mean(), rate)
+        return error.mean().item()
+
+    def _update(self, loss: Tensor, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.state["step"] = step = self.state["step"] + 1
+        decay = min(0.999, step / (step + 9))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+
+
 def train_unet(folder: Path, steps: int, batch: int, rate: float, device: str) -> None:
-    torch.manual_seed(SEED)
-    model = VideoModel().to(device)
-    average = VideoModel().to(device)
-    average.load_state_dict(model.state_dict())
-    optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=1e-3)
-    state = {"step": 0, "seconds": 0.0, "losses": []}
-    checkpoint = folder / "unet.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        optimiser.load_state_dict(saved["optimiser"])
-        state = saved["state"]
+    training = Training(folder / "unet.pt", device)
+    state = training.state
+    if state["step"] < steps:
+        state["goals"].append(steps)
     shape = rate_of(steps, rate)
     source = batches(folder, batch, device, (SEED, 2, state["step"]))
-    abar, weights = ABAR.to(device), WEIGHTS.to(device)
     began, running = time.time() - state["seconds"], []
-    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc="unet", mininterval=10)
-    for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = shape(step)
-        z, t, ids, noise = next(source)
-        a = abar[t].view(-1, 1, 1, 1, 1)
-        with mixed(device):
-            predicted = model(a.sqrt() * z + (1 - a).sqrt() * noise, t, ids)
-        error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
-        loss = (error * weights[t]).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        decay = min(0.999, (step + 1) / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        running.append(error.mean().item())
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            state["losses"].append((step + 1, float(np.mean(running))))
-            print(f"step {step + 1} loss {np.mean(running):.5f} {time.time() - began:.0f} s", flush=True)
+    for now in tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc="unet", mininterval=10):
+        running.append(training.learn(next(source), shape(now)))
+        step = state["step"]
+        if step % 100 == 0 or step == steps:
+            state["losses"].append((step, float(np.mean(running))))
+            tqdm.write(f"step {step} loss {np.mean(running):.5f} {time.time() - began:.0f} s")
             running = []
-        if (step + 1) % 250 == 0 or step + 1 == steps:
-            state.update(step=step + 1, seconds=time.time() - began)
-            keep({"model": model.state_dict(), "average": average.state_dict(),
-                  "optimiser": optimiser.state_dict(), "state": state}, checkpoint)
+        if step % 250 == 0 or step == steps:
+            state["seconds"] = time.time() - began
+            training.keep()
 
 
 def export(folder: Path, target: Path, hardware: str) -> None:
@@ -226,6 +255,8 @@ def export(folder: Path, target: Path, hardware: str) -> None:
         "hours": f"{state['seconds'] / 3600:.2f}",
         "loss": f"{np.mean([loss for _, loss in state['losses'][-5:]]):.4f}",
         "parameters": str(sum(p.numel() for p in model.parameters())),
+        "goals": ", ".join(str(goal) for goal in dict.fromkeys(state["goals"])),
+        "latents": latent_range(folder),
     }
     digest = save_model(model, target, card)
     target.with_suffix(".sha256").write_text(f"{digest}  {target.name}\n", encoding="ascii")
@@ -240,10 +271,10 @@ def clips_in(folder: Path) -> int:
     return len(np.load(folder / "clips.npz")["words"])
 
 
-def keep(state: dict, path: Path) -> None:
-    """Write a checkpoint in one go, so that an interruption leaves the last one."""
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+def latent_range(folder: Path) -> str:
+    """The smallest and the largest latent of the training clips."""
+    latents = np.load(folder / "clips.npz")["latents"]
+    return f"{latents.min():.2f} to {latents.max():.2f}"
 
 
 def rate_of(steps: int, rate: float) -> Callable[[int], float]:
@@ -254,7 +285,7 @@ def rate_of(steps: int, rate: float) -> Callable[[int], float]:
     return shape
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stages", nargs="*", default=["autoencoder", "clips", "unet"])
     parser.add_argument("--folder", type=Path, default=FOLDER)
@@ -265,10 +296,12 @@ def main() -> None:
     parser.add_argument("--hardware", default="not recorded", help="for the model card")
     parser.add_argument("--target", type=Path, default=MODEL_FILE, help="where to export to")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    parser.add_argument("--pictures", type=int, default=6000, help="for the autoencoder")
+    parser.add_argument("--autoencoder-steps", type=int, default=1600)
+    args = parser.parse_args(arguments)
     args.folder.mkdir(parents=True, exist_ok=True)
     if "autoencoder" in args.stages:
-        train_autoencoder(args.folder, 1600, 48, args.device)
+        train_autoencoder(args.folder, args.autoencoder_steps, 48, args.pictures, args.device)
     if "clips" in args.stages:
         encode_clips(args.folder, args.clips, args.device)
     if "unet" in args.stages:

@@ -1,6 +1,6 @@
 """The measurement's book-keeping: what is done stays done, and the page says what the rows say."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,59 +8,108 @@ import pytest
 pytest.importorskip("diffusers")
 
 import fidelity
-from embedded.measuring import SCHEDULERS, Result, held_out_cases, score
-from fidelity_report import Cell, cell_path, read_cells, rows_of, table, write_report
+from embedded.measuring import FAST, SCHEDULERS, Result, held_out_cases, score
+from fidelity_report import PATH, Cell, read_cells, table, write_report
+from fidelity_store import Record, cell_path, read_record, write_record
+
+FACTS = {"model": "abc", "precision": "float32", "run": "today, this machine"}
+LATENTS = "-1.00 to 2.00"
 
 
 def row(case=0, seed=0, **values):
     keys = ("path_error", "velocity_cosine", "shape", "colour", "ground", "fidelity", "frechet", "magnitude",
-            "consistency", "low", "high", "seconds")  # fmt: skip
+            "consistency", "low", "high")  # fmt: skip
     return {"case": case, "seed": seed, **dict.fromkeys(keys, 0.5), **values}
 
 
-def keep(store, name, rows):
-    cell_path(store, name).write_text("".join(json.dumps(r) + "\n" for r in rows))
+def record(*rows, model="abc", setting=None):
+    return Record({"model": model, "precision": "float32", "setting": setting}, ("today, this machine",), rows)
+
+
+def cell(name, *rows):
+    return Cell(name, record(*rows))
 
 
 def test_the_mean_is_over_clips_and_the_spread_over_seeds():
-    cell = Cell("main/a", [row(seed=0, path_error=1), row(seed=0, path_error=3), row(seed=1, path_error=5)])
-    assert cell.mean("path_error") == pytest.approx(3.0)
-    assert cell.spread("path_error") == pytest.approx(np.std([2, 5], ddof=1))
+    a = cell("main/a", row(seed=0, path_error=1), row(seed=0, path_error=3), row(seed=1, path_error=5))
+    assert a.mean("path_error") == pytest.approx(3.0)
+    assert a.spread("path_error") == pytest.approx(np.std([2, 5], ddof=1))
 
 
 def test_a_score_without_meaning_is_left_out():
-    cell = Cell("main/a", [row(velocity_cosine=float("nan")), row(seed=1, velocity_cosine=0.8)])
-    assert cell.mean("velocity_cosine") == pytest.approx(0.8)
+    a = cell("main/a", row(velocity_cosine=float("nan")), row(seed=1, velocity_cosine=0.8))
+    assert a.mean("velocity_cosine") == pytest.approx(0.8)
 
 
-def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
-    cases, seen = held_out_cases(5, 0), []
+def test_a_record_comes_back_as_it_was(tmp_path):
+    kept = record(row(0, path_error=0.12345), row(1, velocity_cosine=-1.0), setting={"k": 1, "limit": None})
+    write_record(tmp_path / "a.jsonl", kept)
+    assert read_record(tmp_path / "a.jsonl") == kept
+    assert read_record(tmp_path / "b.jsonl") is None
 
-    def pretend(_model, batch):
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Numbers of the cases that were sampled, in place of sampling."""
+    seen = []
+
+    def pretend(_model, batch, _setting=None):
         seen.extend(case.index for case in batch)
         return [Result(case.wanted.render(), (0.0, 1.0)) for case in batch]
 
     monkeypatch.setattr(fidelity, "ceiling", pretend)
-    fidelity.measure(None, "main/ceiling", None, cases[:2], tmp_path, "float32")
-    fidelity.measure(None, "main/ceiling", None, cases, tmp_path, "float32")
-    assert seen == [0, 1, 2, 3, 4]
-    rows = rows_of(cell_path(tmp_path, "main/ceiling"))
-    assert [r["case"] for r in rows] == seen
-    assert max(r["path_error"] for r in rows) < 0.3 and min(r["shape"] for r in rows) == 1.0
+    monkeypatch.setattr(fidelity, "run", pretend)
+    return seen
 
 
-def test_a_batch_whose_writing_fails_leaves_the_rows_before_it(tmp_path, monkeypatch):
-    keep(tmp_path, "main/ceiling", [row(0)])
+def test_what_is_measured_is_not_measured_again(tmp_path, pretended):
+    cases = held_out_cases(5, 0)
+    fidelity.measure(None, "main/ceiling", None, cases[:2], tmp_path, FACTS)
+    fidelity.measure(None, "main/ceiling", None, cases, tmp_path, FACTS | {"run": "tomorrow"})
+    fidelity.measure(None, "main/ceiling", None, cases, tmp_path, FACTS | {"run": "never"})
+    assert pretended == [0, 1, 2, 3, 4]
+    kept = read_record(cell_path(tmp_path, "main/ceiling"))
+    assert [r["case"] for r in kept.rows] == pretended
+    assert kept.runs == (FACTS["run"], "tomorrow")
+    assert max(r["path_error"] for r in kept.rows) < 0.3 and min(r["shape"] for r in kept.rows) == 1.0
+
+
+@pytest.mark.parametrize(
+    "facts, setting",
+    [({"model": "def"}, FAST), ({"precision": "bfloat16"}, FAST), ({}, replace(FAST, weight=1.0))],
+)
+def test_rows_of_another_model_precision_or_setting_give_way(tmp_path, pretended, facts, setting):
+    cases = held_out_cases(3, 0)
+    fidelity.measure(None, "fast/fast", FAST, cases, tmp_path, FACTS)
+    fidelity.measure(None, "fast/fast", setting, cases[:1], tmp_path, FACTS | facts)
+    assert pretended == [0, 1, 2, 0]
+    assert [r["case"] for r in read_record(cell_path(tmp_path, "fast/fast")).rows] == [0]
+
+
+def test_a_batch_whose_writing_fails_leaves_the_rows_before_it(tmp_path, monkeypatch, pretended):
+    fidelity.measure(None, "main/ceiling", None, held_out_cases(1, 0), tmp_path, FACTS)
+    before = read_record(cell_path(tmp_path, "main/ceiling"))
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
-    monkeypatch.setattr(fidelity, "ceiling", lambda _, batch: [Result(batch[0].wanted.render(), (0.0, 1.0))])
     with pytest.raises(OSError, match="disk full"):
-        fidelity.measure(None, "main/ceiling", None, held_out_cases(2, 0), tmp_path, "float32")
-    assert rows_of(cell_path(tmp_path, "main/ceiling")) == [row(0)]
+        fidelity.measure(None, "main/ceiling", None, held_out_cases(2, 0), tmp_path, FACTS)
+    assert read_record(cell_path(tmp_path, "main/ceiling")) == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_cells_of_one_setting_share_their_rows():
+    cells = fidelity.cells()
+    shown = fidelity.sources(cells)
+    assert {shown[f"{axis}/{value}"] for axis, value in (
+        ("k", 1), ("t_alpha", 400), ("block", "up_blocks.1"), ("weight", 2000), ("sampler", "euler (ddim)"),
+        ("steps, equal push", 30),
+    )} == {"fast/fast"}  # fmt: skip
+    assert shown["steps/100"] == shown["steps, equal push/100"] == "main/guided"
+    assert shown["steps/30"] == "fast/published weight"
+    assert all(cells[name] == cells[source] for name, source in shown.items())
 
 
 def test_the_control_moves_otherwise_and_does_not_depend_on_the_batch():
@@ -78,23 +127,59 @@ def test_the_right_video_scores_well_and_the_reference_itself_does_not_meet_the_
             assert other.colour < 1.0
 
 
-def test_the_page_has_every_measured_cell_and_its_plots(tmp_path):
-    names = list(fidelity.cells())
-    (tmp_path / "cells").mkdir()
-    for i, name in enumerate(names):
-        keep(tmp_path / "cells", name, [row(0, seed, path_error=i + seed) for seed in range(3)])
-    write_report(tmp_path / "PAGE.md", tmp_path / "cells", names, {"date": "today"})
-    page = (tmp_path / "PAGE.md").read_text()
-    for name in names:
+def page_of(tmp_path, **values):
+    """The page over all cells; each cell's path error is its number, unless values say otherwise."""
+    shown = {name: name for name in fidelity.cells()}
+    (tmp_path / "cells").mkdir(exist_ok=True)
+    for i, name in enumerate(shown):
+        rows = [row(0, seed, **{"path_error": i + seed} | values) for seed in range(3)]
+        write_record(cell_path(tmp_path / "cells", name), record(*rows))
+    write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, "abc", LATENTS)
+    return (tmp_path / "PAGE.md").read_text()
+
+
+def test_the_page_has_every_measured_cell_its_plots_and_what_it_was_measured_with(tmp_path):
+    page = page_of(tmp_path)
+    for name in fidelity.cells():
         assert f"| {name.split('/', 1)[1]} |" in page
-    for axis in ("main", "k", "t_alpha", "block", "weight", "steps", "sampler"):
-        assert (tmp_path / "cells" / f"{axis}.png").stat().st_size > 2000
-        assert f"(cells/{axis}.png)" in page
+    for plot in ("main", "k", "t_alpha", "block", "weight", "steps", "steps_equal_push", "sampler"):
+        assert (tmp_path / "cells" / f"{plot}.png").stat().st_size > 2000
+        assert f"(cells/{plot}.png)" in page
+    for fact in ("`abc`", "references: 1; seeds: 3", "float32", "measured on today, this machine"):
+        assert fact in page
+
+
+def test_the_comparison_is_paired_by_seed(tmp_path):
+    # "fast" is the eighth cell and "guided" the second: six pixels worse in every seed, so without any spread.
+    assert "30 steps of `fast` less 100 published: not above 0 | +6.00 ± 0.00 |" in page_of(tmp_path)
+
+
+def test_latents_beyond_the_training_clips_are_counted(tmp_path):
+    count = len(fidelity.cells())
+    assert f"{LATENTS}: none | 0 |" in page_of(tmp_path)
+    assert f"{LATENTS}: none | {3 * count} |" in page_of(tmp_path, high=2.1)
+    assert f"{LATENTS}: none | {3 * count} |" in page_of(tmp_path, low=-1.1)
+
+
+def test_no_comparison_of_cells_over_different_clips(tmp_path):
+    page_of(tmp_path)
+    guided = cell_path(tmp_path / "cells", "main/guided")
+    write_record(guided, Record(read_record(guided).origin, (), read_record(guided).rows[:2]))
+    shown = {name: name for name in fidelity.cells()}
+    write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, "abc", LATENTS)
+    assert "| asked |" not in (tmp_path / "PAGE.md").read_text()
+
+
+def test_rows_of_another_model_are_not_shown(tmp_path):
+    for name, model in (("k/1", "abc"), ("k/2", "def")):
+        write_record(cell_path(tmp_path, name), record(row(), model=model))
+    assert set(read_cells(tmp_path, {"k/1": "k/1", "k/2": "k/2", "k/4": "k/4"}, "abc")) == {"k/1"}
 
 
 def test_a_table_says_mean_and_spread():
-    line = table([Cell("k/4", [row(0, 0, path_error=2.0), row(0, 1, path_error=4.0)])], "k").splitlines()[-1]
+    line = table([cell("k/4", row(0, 0, path_error=2.0), row(0, 1, path_error=4.0))], "k").splitlines()[-1]
     assert line.startswith("| 4 | 3.00 ± 1.41 |")
+    assert PATH.written(-0.5, float("nan"), sign="+") == "-0.50"
 
 
 def test_cells_cover_what_is_promised():
@@ -104,4 +189,3 @@ def test_cells_cover_what_is_promised():
     for axis in ("k", "t_alpha", "block", "weight", "steps", "sampler"):
         assert sum(name.startswith(axis + "/") for name in names) >= 4
     assert {f"sampler/{name}" for name in SCHEDULERS} <= set(names)
-    assert not read_cells(fidelity.ROOT / "nowhere", list(names))

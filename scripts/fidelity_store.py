@@ -1,0 +1,55 @@
+"""What scripts/fidelity.py measured, on disk: one file a cell. Its first line says how, the others are the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from motionclone_core.paths import write_whole
+
+
+@dataclass(frozen=True)
+class Record:
+    """The rows of one cell.
+
+    Attributes:
+        origin: model, precision and setting; rows of different origins never share a record.
+        runs: when and on what the rows were measured.
+        rows: one for each clip and seed.
+    """
+
+    origin: Mapping[str, Any]
+    runs: tuple[str, ...] = ()
+    rows: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+
+    @property
+    def done(self) -> set[tuple[int, int]]:
+        """Numbers of the clips and seeds that are measured."""
+        return {(row["case"], row["seed"]) for row in self.rows}
+
+    def with_rows(self, run: str, rows: list[dict[str, Any]]) -> Record:
+        """The record with the rows of a run added."""
+        runs = self.runs if run in self.runs else (*self.runs, run)
+        return Record(self.origin, runs, (*self.rows, *rows))
+
+
+def cell_path(store: Path, name: str) -> Path:
+    """The file of a cell."""
+    return store / f"{name.replace('/', '--').replace(' ', '_')}.jsonl"
+
+
+def read_record(path: Path) -> Record | None:
+    """What a file holds; None if there is none."""
+    if not path.exists():
+        return None
+    head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return Record(head["origin"], tuple(head["runs"]), tuple(rows))
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a file whole, or leave the one before it."""
+    lines = [{"origin": record.origin, "runs": record.runs}, *record.rows]
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
