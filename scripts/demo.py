@@ -180,15 +180,30 @@ def panels(shown: Shown) -> list[Panel]:
     """Reference, motion, unguided and guided, with their paths."""
     clip = shown.clip
     found = {name: locate(video, clip.target).paths for name, video in _results(shown).items()}
-    reference, motion = enlarged(clip.video, SIDE), enlarged(clip.video, SIDE)
-    motion = heat_map(guided_intensity(shown.motion), motion)
-    if clip.paths is not None:
-        reference = draw_paths(reference, clip.paths, measured_in=(SIZE, SIZE))
+    paths = clip.paths if clip.paths is not None else longest_paths(track_points(clip.video))
+    reference = draw_paths(enlarged(clip.video, SIDE), paths, measured_in=(SIZE, SIZE))
+    motion = heat_map(guided_intensity(shown.motion), enlarged(clip.video, SIDE))
     out = [Panel("reference", reference, clip.caption), Panel("its motion", motion, "mean kept attention")]
     for name, video in _results(shown).items():
         drawn = draw_paths(enlarged(video, SIDE), found[name], compared=clip.paths, measured_in=(SIZE, SIZE))
         out.append(Panel(name, drawn, clip.target.caption))
     return out
+
+
+def longest_paths(tracks: Tracks, *, count: int = 4, apart: float = 8.0) -> NDArray[np.float32]:
+    """The tracks that go farthest of those that are visible all the time, ``[o, f, 2]``.
+
+    Args:
+        tracks: of the whole video.
+        count: the most to take.
+        apart: pixels between the places where they begin, at the least.
+    """
+    whole = tracks.points[tracks.visible.all(axis=1)]
+    chosen: list[NDArray[np.float32]] = []
+    for path in sorted(whole, key=lambda path: -np.linalg.norm(np.diff(path, axis=0), axis=1).sum()):
+        if len(chosen) < count and all(np.linalg.norm(path[0] - other[0]) >= apart for other in chosen):
+            chosen.append(path)
+    return np.array(chosen, np.float32).reshape(-1, tracks.points.shape[1], 2)
 
 
 def _results(shown: Shown) -> dict[str, Video]:

@@ -13,6 +13,7 @@ import demo
 from draw_clip import draw_clip
 from embedded.drawing import FRAMES
 from embedded.model import ModelFileError
+from motionclone_core.metrics import Tracks
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,19 @@ def test_its_references_show_one_thing_each_moving_otherwise_than_the_other():
     for clip in clips:
         assert np.ptp(clip.paths[0], axis=0).max() > 8  # a motion that a picture shows
         assert clip.caption != clip.target.caption
+
+
+def test_of_a_video_the_longest_visible_tracks_are_drawn():
+    ways = {(10, 10): 2.0, (12, 10): 1.9, (40, 10): 1.0, (40, 40): 3.0, (10, 50): 0.0}
+    time = np.arange(FRAMES, dtype=np.float32)
+    paths = [np.stack([x + speed * time, np.full(FRAMES, y)], axis=1) for (x, y), speed in ways.items()]
+    points = np.array(paths, np.float32)
+    visible = np.ones(points.shape[:2], bool)
+    visible[3, 5] = False  # the fastest is lost for a moment
+    chosen = demo.longest_paths(Tracks(points, visible, (64, 64)), count=2)
+    # The second is too near the first.
+    assert np.array_equal(chosen, points[[0, 2]])
+    assert demo.longest_paths(Tracks(points, visible, (64, 64)), apart=100.0).shape == (1, FRAMES, 2)
 
 
 @pytest.mark.parametrize(
