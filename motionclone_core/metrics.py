@@ -35,6 +35,8 @@ _DETAIL_CONTRAST = 0.1
 # Energies added to both sides of a cosine: what differs by less than this is nothing to compare.
 _COLOUR_FLOOR = 0.001
 _DETAIL_FLOOR = 0.05
+# Share of the true velocity below which a found one is nothing that has a direction.
+_STANDING_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +217,7 @@ def _still_grid(frames: int, h: int, w: int) -> Tracks:
 # --- scores of tracks ---------------------------------------------------------------------------------------
 
 
-def motion_fidelity(a: Tracks, b: Tracks, *, still: float = 0.001, by_motion: bool = True) -> float:
+def motion_fidelity(a: Tracks, b: Tracks, *, still: float = 0.001) -> float:
     """How much two videos move alike, -1 to 1; 1 for a video and itself, the same whichever comes first.
 
     After the motion fidelity of DMT (Yatim et al. 2024, arXiv 2311.17009, Sec. 5): each track looks for the
@@ -231,12 +233,11 @@ def motion_fidelity(a: Tracks, b: Tracks, *, still: float = 0.001, by_motion: bo
     A pair of tracks scores the weighted mean over the steps at which both are visible. A track can be the
     partner of another if it is visible for at least half of that one's weight; a track that has no such
     partner scores 0. A step weighs |u| + e / 10, as otherwise a hundred still corners of the background
-    outvote a small thing that moves; if ``by_motion`` is off, all steps weigh the same, as in DMT.
+    outvote a small thing that moves (in DMT all steps weigh the same).
 
     Args:
         a, b: of two videos with equally many frames; sizes may differ, displacements are in diagonals.
         still: e in diagonals of a frame: up to this length a displacement counts as none.
-        by_motion: whether what moves weighs more.
 
     Raises:
         ValueError: the numbers of frames differ, or ``still`` is not above 0.
@@ -253,7 +254,7 @@ def motion_fidelity(a: Tracks, b: Tracks, *, still: float = 0.001, by_motion: bo
     alike = (2 * dots + still**2) / (squares + still**2)
     # Weights of steps; those that are not measured weigh nothing.
     wa, wb = (
-        tracks.measured * (np.linalg.norm(steps, axis=-1) + still / 10 if by_motion else 1.0)
+        tracks.measured * (np.linalg.norm(steps, axis=-1) + still / 10)
         for tracks, steps in ((a, u), (b, v))
     )
     best_a = _of_best_partners(alike, wa, b.measured)
@@ -447,8 +448,10 @@ def velocity_cosine(found: np.ndarray, true: np.ndarray, *, moving: float = 0.25
 
     A velocity is the mean of up to 3 neighbouring displacements (2 at the ends), of both paths alike: a
     found position is unsure by some tenth of a pixel, which alone would turn a slow displacement around.
-    Where a found object stands still and the true one moves, the cosine is 0. Objects are assigned as in
-    `path_error`. Speed does not count.
+    Where a found object stands still and the true one moves, the cosine is 0: it stands still if its
+    velocity is shorter than a tenth of the true one of that frame, a rule of this project, as otherwise the
+    direction of a creep, or of rounding, would count in full. From there on speed does not count. Objects
+    are assigned as in `path_error`.
 
     Args:
         found, true: [o, f, 2] in pixels, finite, f at least 2.
@@ -472,10 +475,10 @@ def velocity_cosine(found: np.ndarray, true: np.ndarray, *, moving: float = 0.25
     moves = true_lengths > moving
     if not moves.any():
         return math.nan
-    product = (lengths * true_lengths)[moves]
-    dots = (u * v).sum(-1)[moves]
-    cosines = np.divide(dots, product, out=np.zeros_like(dots), where=product > 0)
-    return float(np.clip(cosines, -1.0, 1.0).mean())
+    product = lengths * true_lengths
+    follows = (lengths >= _STANDING_SHARE * true_lengths) & (product > 0)
+    cosines = np.divide((u * v).sum(-1), product, out=np.zeros_like(product), where=follows)
+    return float(np.clip(cosines[moves], -1.0, 1.0).mean())
 
 
 def _assigned(found: np.ndarray, true: np.ndarray) -> np.ndarray:
