@@ -9,7 +9,7 @@ Shapes used here:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -198,6 +198,9 @@ OUTLINES: dict[str, Callable[[Array, Array, Array], Array]] = {
 
 # --- scenes by chance -------------------------------------------------------------------------------------
 
+# Things are placed so often under one camera, and then under another: one camera in 400 leaves two no room.
+_TRIES, _CAMERAS = 1000, 10
+
 
 def random_scene(
     rng: np.random.Generator,
@@ -217,7 +220,8 @@ def random_scene(
         size: height and width in pixels.
 
     Raises:
-        ValueError: the motion is unknown, or there are not 1 or 2 objects.
+        ValueError: the motion is unknown, there are not 1 or 2 objects, or they find no room: pictures smaller
+            than about 15 pixels hold none, and two under a moving camera may need 40.
     """
     if motion is not None and motion not in MOTIONS:
         raise ValueError(f"motion {motion!r} is unknown: choose one of {', '.join(MOTIONS)}")
@@ -225,25 +229,34 @@ def random_scene(
         raise ValueError(f"{objects} objects: a scene has 1 or 2")
     motion = motion or str(rng.choice(MOTIONS, p=(0.06, 0.28, 0.26, 0.14, 0.10, 0.16)))
     objects = objects or (2 if rng.random() < 1 / 3 else 1)
-    camera = _camera(rng, motion, frames, size)
-    colours = rng.choice(list(COLOURS), objects, replace=False)
-    for _ in range(1000):
-        things = tuple(
-            _thing(rng, motion if i == 0 else _second_motion(rng, motion), str(colours[i]), frames, size, objects)
-            for i in range(objects)
-        )
-        scene = Scene(
-            things=things,
-            pattern=str(rng.choice(PATTERNS)),
-            ground=str(rng.choice(list(GROUNDS))),
-            phase=float(rng.random()),
-            camera=camera,
-            motion=motion,
-            size=size,
-        )
-        if _fits(scene):
-            return scene
-    return random_scene(rng, motion=motion, objects=objects, frames=frames, size=size)
+    for _ in range(_CAMERAS):
+        camera = _camera(rng, motion, frames, size)
+        colours = [str(colour) for colour in rng.choice(list(COLOURS), objects, replace=False)]
+        for _ in range(_TRIES):
+            scene = _drawn(rng, motion, colours, camera, size)
+            if _fits(scene):
+                return scene
+    raise ValueError(
+        f"no scene ({motion}, {objects} objects) of {size} x {size} pixels was found in {_CAMERAS * _TRIES} tries: "
+        f"give more pixels, {SIZE} suffice, or fewer objects"
+    )
+
+
+def _drawn(rng: np.random.Generator, motion: str, colours: Sequence[str], camera: Camera, size: int) -> Scene:
+    """A scene that may not fit."""
+    frames, objects = len(camera.zoom), len(colours)
+    return Scene(
+        things=tuple(
+            _thing(rng, motion if i == 0 else _second_motion(rng, motion), colour, frames, size, objects)
+            for i, colour in enumerate(colours)
+        ),
+        pattern=str(rng.choice(PATTERNS)),
+        ground=str(rng.choice(list(GROUNDS))),
+        phase=float(rng.random()),
+        camera=camera,
+        motion=motion,
+        size=size,
+    )
 
 
 def _second_motion(rng: np.random.Generator, first: str) -> str:
