@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Trains the embedded model on drawn clips: autoencoder, then the clips' latents, then the video network.
 
-Every stage keeps its state in one folder and goes on from there when it is called again.
+All is kept in one folder. A stage whose file is there is not run again; the video network goes on from its
+last checkpoint, to the same weights as without the interruption.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -44,10 +47,48 @@ ABAR = torch.from_numpy(alphas_cumprod()).float()
 WEIGHTS = (1 / ABAR).clamp(max=30)
 WEIGHTS = WEIGHTS / WEIGHTS.mean()
 NULL_SHARE = 0.12
+STAGES = ("autoencoder", "clips", "unet", "export")
+
+
+class Refused(ValueError):
+    """What was asked for does not fit what the folder holds."""
 
 
 def mixed(device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16)
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[BinaryIO]:
+    """A file to write, which gets the name ``target`` when all of it is written and not before."""
+    part = target.with_name(f"{target.name}.part")
+    with part.open("wb") as file:
+        yield file
+    os.replace(part, target)
+
+
+def note(target: Path, **facts: Any) -> None:
+    """Keep beside a file the options that it is made with, named as on the command line, and the seconds."""
+    with whole(target.with_suffix(".json")) as file:
+        file.write(json.dumps({name.replace("_", "-"): fact for name, fact in facts.items()}).encode())
+
+
+def noted(target: Path) -> dict[str, Any]:
+    """What `note` kept; nothing for the files of older versions, which kept nothing."""
+    page = target.with_suffix(".json")
+    return json.loads(page.read_text(encoding="utf-8")) if page.exists() else {}
+
+
+def check_same(target: Path, option: str, asked: int, found: int) -> None:
+    """Raise `Refused` where a file that is there was made with another option than is asked for."""
+    if asked != found:
+        raise Refused(
+            f"{target} was made with --{option} {found}, and --{option} {asked} is asked for: "
+            f"ask for {found}, or give another --folder"
+        )
 
 
 # --- autoencoder ------------------------------------------------------------------------------------------
@@ -92,18 +133,31 @@ class Whitened(nn.Module):
 def train_autoencoder(folder: Path, steps: int, batch: int, pool_size: int, device: str) -> None:
     target = folder / "autoencoder.pt"
     if target.exists():
+        known = noted(target)
+        check_same(target, "autoencoder-steps", steps, known.get("autoencoder-steps", steps))
+        check_same(target, "pictures", pool_size, known.get("pictures", pool_size))
         return
+    began = time.monotonic()
     torch.manual_seed(SEED)
     model = Whitened().to(device).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     rng = np.random.default_rng(SEED)
-    pool = pictures(pool_size, rng)
+    fit_autoencoder(model, pictures(pool_size, rng), rng, steps, batch)
+    weights = model.eval().folded().state_dict()
+    seconds = time.monotonic() - began
+    note(target, autoencoder_steps=steps, pictures=pool_size, device=device, seconds=seconds)
+    with whole(target) as file:
+        torch.save(weights, file)
+
+
+def fit_autoencoder(model: Whitened, pool: Tensor, rng: np.random.Generator, steps: int, batch: int) -> None:
+    device = next(model.parameters()).device
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     bar = tqdm(range(steps), desc="autoencoder", mininterval=5)
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = 3e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * math.cos(math.pi / 2 * step / steps) ** 2)
         x = pool[torch.from_numpy(rng.integers(0, len(pool), batch))].to(device)
-        with mixed(device):
+        with mixed(device.type):
             y = model(x)
         loss = F.mse_loss(y, x) + 0.2 * F.l1_loss(y, x)
         optimiser.zero_grad()
@@ -111,8 +165,6 @@ def train_autoencoder(folder: Path, steps: int, batch: int, pool_size: int, devi
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         bar.set_postfix(mse=f"{F.mse_loss(y, x).item():.5f}")
-    model.eval()
-    torch.save(model.folded().state_dict(), target)
 
 
 # --- the clips' latents -----------------------------------------------------------------------------------
@@ -121,7 +173,9 @@ def train_autoencoder(folder: Path, steps: int, batch: int, pool_size: int, devi
 def encode_clips(folder: Path, count: int, device: str) -> None:
     target = folder / "clips.npz"
     if target.exists():
+        check_same(target, "clips", count, clips_in(folder))
         return
+    began = time.monotonic()
     autoencoder = build_autoencoder().to(device)
     autoencoder.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True))
     rng = np.random.default_rng((SEED, 1))
@@ -134,7 +188,46 @@ def encode_clips(folder: Path, count: int, device: str) -> None:
             with mixed(device):
                 latents[i] = autoencoder.encoder(x).float().cpu().numpy()
             words[i] = word_ids(scene.words)
-    np.savez(target, latents=latents, words=words)
+    note(target, clips=count, device=device, seconds=time.monotonic() - began)
+    with whole(target) as file:
+        np.savez(file, latents=latents, words=words)
+
+
+def clips_in(folder: Path) -> int:
+    """How many clips are there to train on."""
+    with np.load(folder / "clips.npz") as data:
+        return len(data["words"])
+
+
+def latent_range(folder: Path) -> str:
+    """The smallest and the largest latent of the training clips."""
+    with np.load(folder / "clips.npz") as data:
+        latents = data["latents"]
+    return f"{latents.min():.2f} to {latents.max():.2f}"
+
+
+def random_numbers(n: int) -> torch.Generator:
+    """Those of batch ``n``, wherever training was interrupted before."""
+    seed = np.random.SeedSequence((SEED, 2, n)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(seed))
+
+
+class Clips:
+    """The training clips in batches."""
+
+    def __init__(self, folder: Path) -> None:
+        with np.load(folder / "clips.npz") as data:
+            self._latents, self._words = (torch.from_numpy(data[name]) for name in ("latents", "words"))
+
+    def batch(self, n: int, size: int) -> tuple[Tensor, ...]:
+        """Latents [b, c, f, y, x], steps of the noise schedule [b], word ids [b, l] and noise of batch ``n``."""
+        rng = random_numbers(n)
+        pick = torch.randint(len(self._latents), (size,), generator=rng)
+        z = self._latents[pick].float().permute(0, 2, 1, 3, 4)
+        # Stratified: every batch has steps from all over the noise schedule.
+        t = ((torch.arange(size) + torch.rand(size, generator=rng)) / size * 1000).long()
+        ids = self._words[pick] * (torch.rand(size, 1, generator=rng) >= NULL_SHARE)
+        return z, t, ids, torch.randn(z.shape, generator=rng)
 
 
 # --- the video network ------------------------------------------------------------------------------------
@@ -152,24 +245,17 @@ class VideoModel(nn.Module):
         return self.unet(z, t, text).sample
 
 
-def batches(folder: Path, batch: int, device: str, seed: tuple[int, ...]) -> Iterator[tuple[Tensor, ...]]:
-    data = np.load(folder / "clips.npz")
-    latents, words = torch.from_numpy(data["latents"]), torch.from_numpy(data["words"])
-    rng = torch.Generator().manual_seed(hash(seed) % 2**31)
-    while True:
-        pick = torch.randint(len(latents), (batch,), generator=rng)
-        z = latents[pick].float().permute(0, 2, 1, 3, 4)
-        # Stratified: every batch has steps from all over the noise schedule.
-        t = ((torch.arange(batch) + torch.rand(batch, generator=rng)) / batch * 1000).long()
-        ids = words[pick] * (torch.rand(batch, 1, generator=rng) >= NULL_SHARE)
-        noise = torch.randn(z.shape, generator=rng)
-        yield z.to(device), t.to(device), ids.to(device), noise.to(device)
+def known_state(saved: dict[str, Any]) -> dict[str, Any]:
+    """The state of training: what was saved of it, and of what was not (an older version knew less), its beginning."""
+    beginning: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": [], "recent": [], "runs": []}
+    return {name: saved.get(name, value) for name, value in beginning.items()}
 
 
 class Training:
     """The video network in training, its running average, and what a checkpoint holds of both.
 
-    ``state`` counts steps and seconds, and keeps the losses and the lengths that runs were planned for.
+    ``state`` counts steps and seconds, and keeps the mean losses, those since the last mean, and the runs:
+    each with its first step, goal, batch, rate, device and seconds.
     """
 
     _PARTS = ("model", "average", "optimiser")
@@ -180,8 +266,9 @@ class Training:
         self.average = VideoModel().to(device)
         self.average.load_state_dict(self.model.state_dict())
         self.optimiser = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
-        self.state = {"step": 0, "seconds": 0.0, "losses": [], "goals": []}
+        self.state = known_state({})
         self._checkpoint, self._device = checkpoint, device
+        self._clock = time.monotonic()
         self._abar, self._weights = ABAR.to(device), WEIGHTS.to(device)
         if checkpoint.exists():
             self._resume()
@@ -190,23 +277,41 @@ class Training:
         saved = torch.load(self._checkpoint, weights_only=True, map_location=self._device)
         for name in self._PARTS:
             getattr(self, name).load_state_dict(saved[name])
-        self.state = saved["state"]
+        self.state = known_state(saved["state"])
+
+    def begin(self, **settings: Any) -> None:
+        """Note a run: its goal, batch and rate. With those of the last run, that one goes on."""
+        runs, settings = self.state["runs"], {**settings, "device": self._device}
+        if not runs or not settings.items() <= runs[-1].items():
+            runs.append({"first": self.state["step"], **settings, "seconds": 0.0})
+        self._clock = time.monotonic()
 
     def keep(self) -> None:
         """Write the checkpoint in one go, so that an interruption leaves the last one."""
+        now = time.monotonic()
+        for counter in (self.state, *self.state["runs"][-1:]):
+            counter["seconds"] += now - self._clock
+        self._clock = now
         parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
-        torch.save({**parts, "state": self.state}, self._checkpoint.with_suffix(".part"))
-        os.replace(self._checkpoint.with_suffix(".part"), self._checkpoint)
+        with whole(self._checkpoint) as file:
+            torch.save({**parts, "state": self.state}, file)
 
-    def learn(self, batch: tuple[Tensor, ...], rate: float) -> float:
-        """One step; returns the mean squared error of the predicted noise."""
-        z, t, ids, noise = batch
+    def sum_up(self) -> None:
+        """Note the mean of the losses since the last mean."""
+        step, loss = self.state["step"], float(np.mean(self.state["recent"]))
+        self.state["losses"].append((step, loss))
+        self.state["recent"] = []
+        tqdm.write(f"step {step} loss {loss:.5f}")
+
+    def learn(self, batch: tuple[Tensor, ...], rate: float) -> None:
+        """One step; the mean squared error of the predicted noise is noted."""
+        z, t, ids, noise = (part.to(self._device) for part in batch)
         a = self._abar[t].view(-1, 1, 1, 1, 1)
         with mixed(self._device):
             predicted = self.model(a.sqrt() * z + (1 - a).sqrt() * noise, t, ids)
         error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
         self._update((error * self._weights[t]).mean(), rate)
-        return error.mean().item()
+        self.state["recent"].append(error.mean().item())
 
     def _update(self, loss: Tensor, rate: float) -> None:
         for group in self.optimiser.param_groups:
@@ -221,60 +326,20 @@ class Training:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
 
-def train_unet(folder: Path, steps: int, batch: int, rate: float, device: str) -> None:
+def train_unet(folder: Path, goal: int, batch: int, rate: float, device: str, *, stop: int | None = None) -> None:
+    """Train up to step ``goal``; with ``stop``, leave off there, as an interruption would."""
     training = Training(folder / "unet.pt", device)
-    state = training.state
-    if state["step"] < steps:
-        state["goals"].append(steps)
-    shape = rate_of(steps, rate)
-    source = batches(folder, batch, device, (SEED, 2, state["step"]))
-    began, running = time.time() - state["seconds"], []
-    for now in tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc="unet", mininterval=10):
-        running.append(training.learn(next(source), shape(now)))
-        step = state["step"]
-        if step % 100 == 0 or step == steps:
-            state["losses"].append((step, float(np.mean(running))))
-            tqdm.write(f"step {step} loss {np.mean(running):.5f} {time.time() - began:.0f} s")
-            running = []
-        if step % 250 == 0 or step == steps:
-            state["seconds"] = time.time() - began
+    first, last = training.state["step"], min(goal, goal if stop is None else stop)
+    if first >= last:
+        return
+    clips, shape = Clips(folder), rate_of(goal, rate)
+    training.begin(goal=goal, batch=batch, rate=rate)
+    for n in tqdm(range(first, last), initial=first, total=goal, desc="unet", mininterval=10):
+        training.learn(clips.batch(n, batch), shape(n))
+        if (n + 1) % 100 == 0 or n + 1 == goal:
+            training.sum_up()
+        if (n + 1) % 250 == 0 or n + 1 == last:
             training.keep()
-
-
-def export(folder: Path, target: Path, hardware: str) -> None:
-    """Put the parts into the one file that the repository ships, and say its hash."""
-    saved = torch.load(folder / "unet.pt", weights_only=True, map_location="cpu")
-    video = VideoModel()
-    video.load_state_dict(saved["average"])
-    model = EmbeddedModel()
-    model.unet, model.captions = video.unet, video.captions
-    model.autoencoder.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True))
-    state = saved["state"]
-    card = {
-        "steps": str(state["step"]),
-        "hours": f"{state['seconds'] / 3600:.2f}",
-        "loss": f"{np.mean([loss for _, loss in state['losses'][-5:]]):.4f}",
-        "parameters": str(sum(p.numel() for p in model.parameters())),
-        "goals": ", ".join(str(goal) for goal in dict.fromkeys(state["goals"])),
-        "latents": latent_range(folder),
-    }
-    digest = save_model(model, target, card)
-    target.with_suffix(".sha256").write_text(f"{digest}  {target.name}\n", encoding="ascii")
-    facts = {**card, "file": target.name, "hash": digest, "mib": f"{target.stat().st_size / 2**20:.1f}"}
-    facts |= {"clips": str(clips_in(folder)), "hardware": hardware, "seed": str(SEED)}
-    target.with_name("MODEL_CARD.md").write_text(CARD.read_text(encoding="utf-8").format_map(facts), encoding="utf-8")
-    print(json.dumps(facts, indent=2))
-
-
-def clips_in(folder: Path) -> int:
-    """How many clips the video network was trained on."""
-    return len(np.load(folder / "clips.npz")["words"])
-
-
-def latent_range(folder: Path) -> str:
-    """The smallest and the largest latent of the training clips."""
-    latents = np.load(folder / "clips.npz")["latents"]
-    return f"{latents.min():.2f} to {latents.max():.2f}"
 
 
 def rate_of(steps: int, rate: float) -> Callable[[int], float]:
@@ -285,29 +350,149 @@ def rate_of(steps: int, rate: float) -> Callable[[int], float]:
     return shape
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+# --- the file and its card --------------------------------------------------------------------------------
+
+
+def export(folder: Path, target: Path, hardware: str, told: str) -> None:
+    """Put the parts into the one file that the repository ships, with its hash and its card."""
+    saved = torch.load(folder / "unet.pt", weights_only=True, map_location="cpu")
+    state = known_state(saved["state"])
+    model = assembled(folder, saved["average"])
+    card = {
+        "steps": str(state["step"]),
+        "hours": f"{state['seconds'] / 3600:.2f}",
+        "loss": f"{np.mean([loss for _, loss in state['losses'][-5:]]):.4f}",
+        "parameters": str(sum(p.numel() for p in model.parameters())),
+        "history": history_of(state, told),
+        "latents": latent_range(folder),
+    }
+    digest = save_model(model, target, card)
+    target.with_suffix(".sha256").write_text(f"{digest}  {target.name}\n", encoding="ascii")
+    facts = {**card, "file": target.name, "hash": digest, "mib": f"{target.stat().st_size / 2**20:.1f}"}
+    facts |= {"clips": str(clips_in(folder)), "seed": str(SEED), "hardware": hardware, "time": time_of(folder, state)}
+    facts |= {"counted": str(steps_of_loss(state)), "commands": "\n".join(commands_of(folder, state))}
+    target.with_name("MODEL_CARD.md").write_text(CARD.read_text(encoding="utf-8").format_map(facts), encoding="utf-8")
+    print(json.dumps(facts, indent=2))
+
+
+def assembled(folder: Path, video_weights: dict[str, Tensor]) -> EmbeddedModel:
+    """The trained parts as one model."""
+    video = VideoModel()
+    video.load_state_dict(video_weights)
+    model = EmbeddedModel()
+    model.unet, model.captions = video.unet, video.captions
+    model.autoencoder.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True))
+    return model
+
+
+def unknown_steps(state: dict[str, Any]) -> int:
+    """Up to which step a checkpoint does not know how it was trained: an older version did not note its runs."""
+    return state["runs"][0]["first"] if state["runs"] else state["step"]
+
+
+def ended_runs(state: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
+    """The runs, each with its last step."""
+    bounds = [*(run["first"] for run in state["runs"]), state["step"]]
+    return list(zip(state["runs"], bounds[1:], strict=True))
+
+
+def history_of(state: dict[str, Any], told: str) -> str:
+    """How the video network was trained; ``told`` is for the steps of which the checkpoint does not know.
+
+    Raises:
+        Refused: it knows of all.
+    """
+    unknown = unknown_steps(state)
+    if told and not unknown:
+        raise Refused("the checkpoint knows how all of its steps were trained: leave --history out")
+    parts = [told or f"steps 0 to {unknown}: batch and learning rate were not recorded"] if unknown else []
+    for run, last in ended_runs(state):
+        parts.append(
+            f"steps {run['first']} to {last}: {run['batch']} clips a step, learning rate {run['rate']:g}, "
+            f"planned to end at step {run['goal']}"
+        )
+    return "; ".join(parts)
+
+
+def commands_of(folder: Path, state: dict[str, Any]) -> list[str]:
+    """The commands that the parts were made with, and a remark where that is not known."""
+    lines = []
+    for stage, file in (("autoencoder", "autoencoder.pt"), ("clips", "clips.npz")):
+        made = noted(folder / file)
+        lines.append(command(stage, made) if made else f"# {stage}: the options were not recorded")
+    if unknown_steps(state):
+        lines.append(f"# unet, steps 0 to {unknown_steps(state)}: the options were not recorded")
+    for run, last in ended_runs(state):
+        stop = {"stop": last} if last < run["goal"] else {}
+        lines.append(command("unet", {"steps": run["goal"], **stop, **run}))
+    return [*lines, command("export", {})]
+
+
+def command(stage: str, made: dict[str, Any]) -> str:
+    words = [f"--{name} {value}" for name, value in made.items() if name not in ("first", "goal", "seconds")]
+    return " ".join(["PYTHONPATH=. python scripts/train_embedded.py", stage, *words])
+
+
+def time_of(folder: Path, state: dict[str, Any]) -> str:
+    """How long training took, without what older versions did not keep."""
+    text = f"{state['seconds'] / 3600:.2f} hours for the video network"
+    seconds = [noted(folder / file).get("seconds") for file in ("autoencoder.pt", "clips.npz")]
+    if None in seconds:
+        return text
+    return f"{text}, {sum(seconds) / 60:.1f} minutes for the autoencoder and the latents"
+
+
+def steps_of_loss(state: dict[str, Any]) -> int:
+    """Over how many steps the last five mean losses go."""
+    return state["step"] - ([0] * 6 + [step for step, _ in state["losses"]])[-6]
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def stage(name: str) -> str:
+    if name not in STAGES:
+        raise argparse.ArgumentTypeError(f"{name!r} is no stage: choose from {', '.join(STAGES)}")
+    return name
+
+
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", default=["autoencoder", "clips", "unet"])
+    parser.add_argument("stages", nargs="*", type=stage, default=STAGES[:3], help=", ".join(STAGES))
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--stop", type=int, help="step to leave off at, for a later call with the same --steps")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--clips", type=int, default=12000)
     parser.add_argument("--hardware", default="not recorded", help="for the model card")
+    parser.add_argument("--history", default="", help="for the model card, of steps that the checkpoint does not know")
     parser.add_argument("--target", type=Path, default=MODEL_FILE, help="where to export to")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pictures", type=int, default=6000, help="for the autoencoder")
     parser.add_argument("--autoencoder-steps", type=int, default=1600)
-    args = parser.parse_args(arguments)
-    args.folder.mkdir(parents=True, exist_ok=True)
+    return parser
+
+
+def run_stages(args: argparse.Namespace) -> None:
     if "autoencoder" in args.stages:
         train_autoencoder(args.folder, args.autoencoder_steps, 48, args.pictures, args.device)
     if "clips" in args.stages:
         encode_clips(args.folder, args.clips, args.device)
     if "unet" in args.stages:
-        train_unet(args.folder, args.steps, args.batch, args.rate, args.device)
+        train_unet(args.folder, args.steps, args.batch, args.rate, args.device, stop=args.stop)
     if "export" in args.stages:
-        export(args.folder, args.target, args.hardware)
+        export(args.folder, args.target, args.hardware, args.history)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options()
+    args = parser.parse_args(arguments)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run_stages(args)
+    except Refused as refusal:
+        parser.error(str(refusal))
 
 
 if __name__ == "__main__":
