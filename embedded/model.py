@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from motionclone_core.hosts.diffusers_animatediff import DiffusersAnimateDiff
+from motionclone_core.paths import write_whole
 
 from .drawing import COLOURS, GROUNDS, PATTERNS, SHAPES, SIZE
 
@@ -168,7 +170,7 @@ class EmbeddedModel(nn.Module):
 def save_model(model: EmbeddedModel, path: Path, card: dict[str, str]) -> str:
     """Write the weights in float16 with the card's entries as metadata; returns the file's SHA-256."""
     weights = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, path, {"format": FORMAT, "card": json.dumps(card, sort_keys=True)})
+    write_whole(path, save(weights, {"format": FORMAT, "card": json.dumps(card, sort_keys=True)}))
     return file_hash(path)
 
 
@@ -178,14 +180,34 @@ def file_hash(path: Path) -> str:
 
 
 def card_of(path: Path = MODEL_FILE) -> dict[str, str]:
-    """What `save_model` was told of a file: steps, hours, loss, range of the training clips' latents and the like."""
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["card"])
+    """What `save_model` was told of a file: steps, hours, loss, range of the training clips' latents and the like.
+
+    Raises:
+        ModelFileError: there is no such file, it is damaged, or it has no card.
+    """
+    metadata, _ = _opened(path)
+    try:
+        return json.loads(metadata["card"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ModelFileError(
+            f"{path.name} has no card that says how it was trained: export it anew with scripts/train_embedded.py"
+        ) from error
 
 
 def measured_hash() -> str:
-    """SHA-256 of the model that this version was measured with."""
-    return HASH_FILE.read_text(encoding="ascii").split()[0]
+    """SHA-256 of the model that this version was measured with.
+
+    Raises:
+        ModelFileError: the file that says it is missing or garbled.
+    """
+    text = HASH_FILE.read_text(encoding="ascii", errors="replace") if HASH_FILE.is_file() else ""
+    found = re.match(r"\s*([0-9a-f]{64})\b", text)
+    if not found:
+        raise ModelFileError(
+            f"{HASH_FILE.name} is missing, or begins with {text[:64]!r} instead of the 64 digits of the model's "
+            f"SHA-256: check it out again"
+        )
+    return found[1]
 
 
 def load_model(path: Path = MODEL_FILE, *, sha256: str = "", device: str = "cpu") -> EmbeddedModel:
@@ -201,10 +223,12 @@ def load_model(path: Path = MODEL_FILE, *, sha256: str = "", device: str = "cpu"
     """
     if not path.is_file():
         raise ModelFileError(f"there is no model at {path}: it is part of the repository, check it out again")
-    wanted = sha256 or (measured_hash() if path == MODEL_FILE else file_hash(path))
-    if file_hash(path) != wanted:
+    shipped = MODEL_FILE.is_file() and path.samefile(MODEL_FILE)
+    found = file_hash(path)
+    wanted = sha256 or (measured_hash() if shipped else found)
+    if found != wanted:
         raise ModelFileError(
-            f"{path.name} has the SHA-256 {file_hash(path)}, this version was measured with {wanted}: check the file "
+            f"{path.name} has the SHA-256 {found}, this version was measured with {wanted}: check the file "
             f"out again, or train and export it anew with scripts/train_embedded.py"
         )
     model = EmbeddedModel()
@@ -213,15 +237,20 @@ def load_model(path: Path = MODEL_FILE, *, sha256: str = "", device: str = "cpu"
 
 
 def _read(path: Path, model: EmbeddedModel) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            found = (file.metadata() or {}).get("format")
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path.name} is damaged ({error}): check it out again") from error
+    metadata, weights = _opened(path)
+    found = metadata.get("format")
     if found != FORMAT:
         raise ModelFileError(f"{path.name} has the format {found}, this version reads {FORMAT}")
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in weights.items()}:
         raise ModelFileError(f"{path.name} holds other layers than this version builds: check it out again")
     return weights
+
+
+def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A file's metadata and tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path.name} is damaged or missing ({error}): check it out again") from error

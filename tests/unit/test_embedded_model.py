@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from embedded.model import (
     NULL_CAPTION,
     EmbeddedModel,
     ModelFileError,
+    card_of,
     file_hash,
     load_model,
     measured_hash,
@@ -96,6 +98,54 @@ def test_a_damaged_file_is_refused(fresh, tmp_path):
     cut.write_bytes(fresh[1].read_bytes()[:100_000])
     with pytest.raises(ModelFileError, match=r"cut.safetensors is damaged"):
         load_model(cut)
+
+
+def test_the_shipped_file_is_checked_whatever_its_path_is_called(fresh, tmp_path, monkeypatch):
+    _, path, digest = fresh
+    copy = tmp_path / "shipped.safetensors"
+    copy.write_bytes(path.read_bytes())
+    (tmp_path / "link.safetensors").symlink_to(copy)
+    monkeypatch.setattr("embedded.model.MODEL_FILE", copy)
+    monkeypatch.setattr("embedded.model.HASH_FILE", copy.with_suffix(".sha256"))
+    copy.with_suffix(".sha256").write_text(f"{'0' * 64}  shipped.safetensors\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("shipped.safetensors", "link.safetensors", f"../{tmp_path.name}/shipped.safetensors"):
+        with pytest.raises(ModelFileError, match=f"{digest}.*{'0' * 64}"):
+            load_model(Path(name))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"version https://git-lfs", b"\xff\xfe0", b"0" * 63, b"0" * 65])
+def test_a_hash_that_cannot_be_read_says_what_to_do(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("embedded.model.HASH_FILE", tmp_path / "shipped.sha256")
+    if content is not None:
+        (tmp_path / "shipped.sha256").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"shipped\.sha256 is missing, or .* the 64 digits .* check it out again"):
+        measured_hash()
+
+
+def test_a_save_that_fails_leaves_the_old_file(fresh, tmp_path, monkeypatch):
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(fresh[0], path, {})
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_card_is_given_back_and_its_absence_said(fresh, tmp_path):
+    assert card_of(fresh[1]) == {"steps": "0"}
+    path = tmp_path / "bare.safetensors"
+    for metadata in (None, {"format": FORMAT}, {"card": "steps: 0"}):
+        save_file({"x": torch.zeros(1)}, path, metadata)
+        with pytest.raises(ModelFileError, match=r"bare\.safetensors has no card .* scripts/train_embedded\.py"):
+            card_of(path)
+    with pytest.raises(ModelFileError, match=r"gone\.safetensors is damaged or missing"):
+        card_of(tmp_path / "gone.safetensors")
 
 
 def test_another_format_and_other_layers_are_refused(fresh, tmp_path):
