@@ -12,17 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .paths import write_whole
-from .representation import MotionRepresentation, TapRepresentation
-from .taps import select_taps
+from .representation import MotionRepresentation
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 Video = NDArray[np.uint8]  # [f, H, W, 3]
@@ -37,14 +33,8 @@ OUTLINE: Colour = (12, 14, 18)
 PATH_COLOUR: Colour = (64, 232, 244)
 COMPARED_COLOUR: Colour = (255, 255, 255)
 
-COLOUR_MAPS = MappingProxyType(
-    {
-        "inferno": cv2.COLORMAP_INFERNO,
-        "magma": cv2.COLORMAP_MAGMA,
-        "viridis": cv2.COLORMAP_VIRIDIS,
-        "turbo": cv2.COLORMAP_TURBO,
-    }
-)
+_HEAT = cv2.COLORMAP_INFERNO  # rises evenly for the eye
+_OPACITY = 0.95
 # Under a heat map the video is grey, from the first light to the sum of both: the colours are to be the brightest.
 _GREY_FLOOR, _GREY_RANGE = 36.0, 110.0
 _PERCENTILES = (5.0, 99.5)  # a few stray cells must not decide the scale of all others
@@ -55,7 +45,7 @@ _SUBPIXEL_BITS = 4
 # --- the motion -------------------------------------------------------------------------------------------
 
 
-def guided_intensity(representation: MotionRepresentation, *, taps: str | None = None) -> Intensity:
+def guided_intensity(representation: MotionRepresentation) -> Intensity:
     """Mean of the kept attention, the quantity of the paper's Fig. 3: high where and when something moves.
 
     ``mean over taps, heads n and kept entries k of L[p, n, i, k]`` for every position p and frame i. Where
@@ -64,112 +54,51 @@ def guided_intensity(representation: MotionRepresentation, *, taps: str | None =
 
     Args:
         representation: what was kept of the reference's attention.
-        taps: names or patterns, as in `taps.select_taps`; all taps by default.
 
     Returns:
         ``[f, h, w]``, 0 to 1 (an attention probability), on the largest of the taps' grids; coarser ones are
         interpolated linearly. Each tap counts the same.
-
-    Raises:
-        UnknownTapError: a pattern matches no tap.
     """
-    return _mean_of_taps(representation, taps, lambda tap: tap.values.float().mean(dim=(1, 3)))
-
-
-def temporal_reach(representation: MotionRepresentation, *, taps: str | None = None) -> Intensity:
-    """How far away in time the frames are that a position attends to; no figure of the paper.
-
-    ``sum over n, k of L * |M's index - i|, divided by sum over n, k of L * (f - 1)``: the mean distance,
-    weighted by attention. It is 0 where every frame attends to itself, and near 1/3 where attention is spread
-    evenly over a whole clip. It complements `guided_intensity`, which does not say where attention points.
-
-    Args:
-        representation: what was kept of the reference's attention.
-        taps: as in `guided_intensity`.
-
-    Returns:
-        ``[f, h, w]``, 0 to 1 as a share of the longest distance, f - 1 frames; grids as in `guided_intensity`.
-
-    Raises:
-        UnknownTapError: a pattern matches no tap.
-    """
-    return _mean_of_taps(representation, taps, _reach)
-
-
-def _reach(tap: TapRepresentation) -> Tensor:
-    values = tap.values.float()
-    distance = (tap.indices.float() - torch.arange(tap.frames)[:, None]).abs()
-    total = values.sum(dim=(1, 3)).clamp_min(torch.finfo(torch.float32).tiny)
-    return (values * distance).sum(dim=(1, 3)) / total / max(1, tap.frames - 1)
-
-
-def _mean_of_taps(
-    representation: MotionRepresentation, patterns: str | None, measure: Callable[[TapRepresentation], Tensor]
-) -> Intensity:
-    """The mean over taps of a ``measure`` that gives ``[p, f]``, on the largest grid."""
-    names = tuple(representation.taps) if patterns is None else select_taps(representation.taps, patterns)
-    chosen = [representation.taps[name].to("cpu") for name in names]
-    height, width = max((tap.grid for tap in chosen), key=lambda grid: grid[0] * grid[1])
+    taps = [tap.to("cpu") for tap in representation.taps.values()]
+    height, width = max((tap.grid for tap in taps), key=lambda grid: grid[0] * grid[1])
     total = np.zeros((representation.frames, height, width), np.float32)
-    for tap in chosen:
-        maps = measure(tap).T.reshape(tap.frames, *tap.grid).numpy()
+    for tap in taps:
+        maps = tap.values.float().mean(dim=(1, 3)).T.reshape(tap.frames, *tap.grid).numpy()
         # Linear: a cubic would leave the range of what it interpolates.
         total += np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in maps])
-    return np.clip(total / len(chosen), 0, 1)
+    return np.clip(total / len(taps), 0, 1)
 
 
-def heat_map(
-    intensity: Intensity,
-    video: Video,
-    *,
-    limits: tuple[float, float] | None = None,
-    colours: str = "inferno",
-    opacity: float = 0.95,
-) -> Video:
+def heat_map(intensity: Intensity, video: Video) -> Video:
     """An intensity in colours over the greyed video; the weaker it is, the more of the video shows.
 
+    The clip's 5th percentile is shown as nothing, its 99.5th as the full colour.
+
     Args:
-        intensity: ``[f, h, w]``, of `guided_intensity` or `temporal_reach`; enlarged by bicubic interpolation.
+        intensity: ``[f, h, w]``, of `guided_intensity`; enlarged by bicubic interpolation.
         video: ``[f, H, W, 3]``.
-        limits: intensities shown as nothing and as the full colour; the 5th and the 99.5th percentile of the
-            clip by default. Give them to compare clips, or a clip in which hardly anything moves.
-        colours: one of `COLOUR_MAPS`, all of which rise evenly for the eye but ``turbo``.
-        opacity: of the full colour, 0 to 1.
 
     Raises:
-        ValueError: shapes, limits, opacity or the name of the colours do not fit.
+        ValueError: shapes do not fit, or intensities are not finite.
     """
     _require_video("the video", video)
     _require_intensity(intensity, len(video))
-    if colours not in COLOUR_MAPS:
-        raise ValueError(f"colours {colours!r} are unknown: choose one of {', '.join(COLOUR_MAPS)}")
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity is {opacity}: choose 0 to 1")
-    low, high = _limits(intensity, limits)
+    low, high = (float(x) for x in np.percentile(intensity, _PERCENTILES))
+    # A clip without any difference is shown as nothing, not as noise in full colour.
+    scale = 1 / (high - low) if high - low > 1e-6 else 1.0
     height, width = video.shape[1:3]
     out = np.empty_like(video)
     for frame, cells, target in zip(video, intensity, out, strict=True):
         smooth = cv2.resize(cells.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-        target[:] = _overlaid(frame, np.clip((smooth - low) / (high - low), 0, 1), colours, opacity)
+        target[:] = _overlaid(frame, np.clip((smooth - low) * scale, 0, 1))
     return out
 
 
-def _overlaid(frame: Picture, strength: NDArray[np.float32], colours: str, opacity: float) -> Picture:
+def _overlaid(frame: Picture, strength: NDArray[np.float32]) -> Picture:
     levels = np.rint(strength * 255).astype(np.uint8)
-    hot = cv2.cvtColor(cv2.applyColorMap(levels, COLOUR_MAPS[colours]), cv2.COLOR_BGR2RGB).astype(np.float32)
+    hot = cv2.cvtColor(cv2.applyColorMap(levels, _HEAT), cv2.COLOR_BGR2RGB).astype(np.float32)
     grey = _GREY_FLOOR + cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None] * np.float32(_GREY_RANGE / 255)
-    share = opacity * strength[..., None]
-    return np.rint(grey + share * (hot - grey)).astype(np.uint8)
-
-
-def _limits(intensity: Intensity, limits: tuple[float, float] | None) -> tuple[float, float]:
-    if limits is not None:
-        if not limits[0] < limits[1]:
-            raise ValueError(f"the lower limit, {limits[0]}, must lie below the upper one, {limits[1]}")
-        return limits
-    low, high = (float(x) for x in np.percentile(intensity, _PERCENTILES))
-    # A clip without any difference is shown as nothing, not as noise in full colour.
-    return (low, high) if high - low > 1e-6 else (low, low + 1.0)
+    return np.rint(grey + _OPACITY * strength[..., None] * (hot - grey)).astype(np.uint8)
 
 
 # --- size and paths ---------------------------------------------------------------------------------------
@@ -211,19 +140,15 @@ def draw_paths(
     *,
     compared: NDArray[np.floating] | None = None,
     measured_in: tuple[int, int] | None = None,
-    colour: Colour = PATH_COLOUR,
-    compared_colour: Colour = COMPARED_COLOUR,
 ) -> Video:
     """Draw where things go: a line up to the current frame, faint afterwards, and a dot where they are now.
 
     Args:
         video: ``[f, H, W, 3]``.
-        paths: ``[o, f, 2]``, x and y in pixels of a picture of the size ``measured_in``.
+        paths: ``[o, f, 2]``, x and y in pixels of a picture of the size ``measured_in``; there may be none.
         compared: other paths to compare with, such as the reference's, same frames; dashed, with a ring.
         measured_in: height and width of the pictures that the paths were measured in, before any enlargement;
             this video's by default.
-        colour: of the paths.
-        compared_colour: of the paths to compare with.
 
     Returns:
         A new video of the same shape.
@@ -245,8 +170,9 @@ def draw_paths(
     out = video.copy()
     for i in range(len(out)):
         if others:
-            out[i] = _traced(out[i], others, i, pen=0.8 * pen, colour=compared_colour, dashed=True)
-        out[i] = _traced(out[i], ours, i, pen=pen, colour=colour, dashed=False)
+            out[i] = _traced(out[i], others, i, pen=0.8 * pen, colour=COMPARED_COLOUR, dashed=True)
+        if ours:
+            out[i] = _traced(out[i], ours, i, pen=pen, colour=PATH_COLOUR, dashed=False)
     return out
 
 
@@ -408,13 +334,12 @@ def contact_sheet(panels: Sequence[Panel], frames: Sequence[int], *, note: str =
     return _with_note(sheet, note, m)
 
 
-def side_by_side(panels: Sequence[Panel], *, note: str = "") -> Video:
+def side_by_side(panels: Sequence[Panel]) -> Video:
     """Several videos in a row, with their names above, as one video.
 
     Args:
         panels: from the left; videos of one size and number of frames. Without any label or caption there is no
             space above, so that rows can be stacked under a row that has them.
-        note: a line below.
 
     Returns:
         ``[f, H', W', 3]``.
@@ -433,7 +358,7 @@ def side_by_side(panels: Sequence[Panel], *, note: str = "") -> Video:
     for panel, (x, y) in zip(panels, spots, strict=True):
         _write(page, panel.label, (x, m.margin + round(0.8 * m.label)), label, INK, bold=True)
         _write(page, panel.caption, (x, y - round(0.8 * m.caption)), caption, MUTED)
-    out = np.repeat(_with_note(page, note, m)[None], count, axis=0)
+    out = np.repeat(page[None], count, axis=0)
     for i in range(count):
         for panel, spot in zip(panels, spots, strict=True):
             _place(out[i], panel.video[i], spot, m.corner)
@@ -567,7 +492,7 @@ def _require_intensity(intensity: Intensity, frames: int) -> None:
 
 def _required_paths(paths: NDArray[np.floating], frames: int) -> NDArray[np.float64]:
     paths = np.asarray(paths, np.float64)
-    if paths.ndim != 3 or paths.shape[2] != 2 or 0 in paths.shape:
+    if paths.ndim != 3 or paths.shape[2] != 2:
         raise ValueError(f"paths must be [objects, frames, 2], got {paths.shape}")
     if paths.shape[1] != frames:
         raise ValueError(f"the paths have {paths.shape[1]} frames, the video has {frames}")
