@@ -20,7 +20,7 @@ from torch import Tensor
 
 from motionclone_core.guidance import EnergyGradient, MotionGuidance
 from motionclone_core.headless import extract
-from motionclone_core.hosts.base import ModelIdentity, VideoSize
+from motionclone_core.hosts.base import Gradient, ModelIdentity, VideoSize
 from motionclone_core.hosts.diffusers_animatediff import Step, sample
 from motionclone_core.metrics import (
     frechet_distance,
@@ -72,6 +72,8 @@ class Case:
 def held_out_cases(count: int, seed: int) -> list[Case]:
     """Cases that training never saw; every motion but standing still comes equally often.
 
+    What is to be shown differs from what the reference shows in every shape and colour, and in the ground.
+
     Args:
         count: how many references; the same for every seed.
         seed: of the noise.
@@ -81,10 +83,21 @@ def held_out_cases(count: int, seed: int) -> list[Case]:
     for i in range(count):
         rng = np.random.default_rng((HELD_OUT, i))
         reference = random_scene(rng, motion=moving[i % len(moving)], objects=2 if i % 4 == 3 else 1)
-        target = random_scene(rng, objects=len(reference.things))
+        target = _unlike(reference, rng)
         other = random_scene(rng, motion=moving[(i + 1) % len(moving)], objects=len(reference.things))
         cases.append(Case(i, reference, target, other, seed))
     return cases
+
+
+def _unlike(reference: Scene, rng: np.random.Generator) -> Scene:
+    """As many things, every one of another shape and colour, before another ground."""
+    while True:
+        scene = random_scene(rng, objects=len(reference.things))
+        pairs = zip(scene.things, reference.things, strict=True)
+        if scene.ground != reference.ground and all(
+            a.shape != b.shape and a.colour != b.colour for a, b in pairs
+        ):
+            return scene
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,6 @@ class Setting(Preset):
         t_alpha: timestep of the extraction.
         blocks: which blocks are read.
         update_rule: see `guidance.corrected_denoised`.
-        limit: likewise.
         scheduler: one of `SCHEDULERS`; empty for Euler (DDIM).
         other_motion: guide by the motion of the case's ``other``, the control.
     """
@@ -105,18 +117,19 @@ class Setting(Preset):
     t_alpha: int = 400
     blocks: str = "up_blocks.1"
     update_rule: UpdateRule = "published"
-    limit: float | None = None
     scheduler: str = ""
     other_motion: bool = False
+
+
+CFG = 6.0
 
 
 def setting_of(preset: Preset) -> Setting:
     """A preset as cells use it.
 
-    The embedded model wants less classifier-free guidance than SD 1.5. The limit keeps coarse blocks, whose
-    gradient is far stronger than that of up_blocks.1, in the range of the data.
+    The embedded model wants less classifier-free guidance than SD 1.5.
     """
-    return Setting(**{**asdict(preset), "cfg": 6.0, "limit": 0.12})
+    return Setting(**{**asdict(preset), "cfg": CFG})
 
 
 PUBLISHED = setting_of(PRESETS["camera"])
@@ -124,9 +137,18 @@ FAST = setting_of(PRESETS["fast"])
 
 
 class EachGuidance:
-    """A guide that leads every clip of a batch by its own motion (a `hosts.base.Guide`)."""
+    """A guide that leads every clip of a batch by its own motion (a `hosts.base.Guide`).
+
+    Args:
+        guides: one a clip, which differ in nothing but the motion.
+
+    Raises:
+        ValueError: they differ in more, or there are none.
+    """
 
     def __init__(self, guides: Sequence[MotionGuidance]) -> None:
+        if len({(guide.weight, guide.window, guide.update_rule, guide.limit) for guide in guides}) != 1:
+            raise ValueError(f"{len(guides)} guides: give one or more, of the same weight, window, rule and limit")
         self._guides = tuple(guides)
         self._first = self._guides[0]
 
@@ -160,14 +182,15 @@ class Result:
     """What a cell made of one case.
 
     Attributes:
-        video: ``[f, h, w, 3]`` RGB.
-        extremes: smallest and largest value of the latents.
-        energies: of the guided steps.
+        video: ``[f, h, w, 3]`` RGB; from zeros where the latents are no numbers.
+        extremes: smallest and largest value of the latents; nan if one of them is no number.
+        pushes: root mean square of `guidance.corrected_denoised`'s delta before any limit, of each guided step;
+            nan where the gradient overflowed and the step was left unguided.
     """
 
     video: NDArray[np.uint8]
     extremes: tuple[float, float]
-    energies: tuple[float, ...] = ()
+    pushes: tuple[float, ...] = ()
 
 
 def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[MotionRepresentation]:
@@ -181,17 +204,45 @@ def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Settin
             blocks=setting.blocks,
             k=setting.k,
             t_alpha=setting.t_alpha,
-            noise_seed=case.seed,
+            noise_seed=_seed(case, "extraction"),
         )
         for case in cases
     ]
 
 
+def _seed(case: Case, purpose: str) -> int:
+    """A seed of its own for each case and purpose, whatever the batch that a case is in."""
+    return int(np.random.SeedSequence((case.index, case.seed, *purpose.encode())).generate_state(1)[0])
+
+
+def generators(cases: Sequence[Case], purpose: str) -> list[torch.Generator]:
+    """One generator for each case."""
+    return [torch.Generator().manual_seed(_seed(case, purpose)) for case in cases]
+
+
 def noise_of(cases: Sequence[Case]) -> Tensor:
-    """The initial noise ``[b, c, f, h, w]``, whatever the batch that a case is in."""
+    """The initial noise ``[b, c, f, h, w]``."""
     shape = (LATENT_CHANNELS, FRAMES, _CELLS, _CELLS)
-    generators = (torch.Generator().manual_seed(10_000 * case.seed + case.index) for case in cases)
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return torch.stack([torch.randn(shape, generator=each) for each in generators(cases, "initial noise")])
+
+
+class _Pushes:
+    """Notes how strongly each guided step pushes each clip."""
+
+    def __init__(self, guide: EachGuidance | None, steps: int, on_step: Callable[[], None] | None) -> None:
+        self._guide, self._steps, self._on_step = guide, steps, on_step
+        self.rows: list[list[float]] = []
+
+    def __call__(self, step: Step, denoised: Tensor, gradient: Gradient | None) -> None:
+        if gradient is not None and self._guide is not None:
+            scale = self._guide.strength(step.index, self._steps) * step.sigma
+            sizes = [scale * float(g.square().mean().sqrt()) for g in gradient.value.chunk(len(denoised))]
+            self.rows.append([size if np.isfinite(size) else float("nan") for size in sizes])
+        if self._on_step is not None:
+            self._on_step()
+
+    def of(self, clip: int) -> tuple[float, ...]:
+        return tuple(row[clip] for row in self.rows)
 
 
 def generate(
@@ -201,6 +252,7 @@ def generate(
     setting: Setting,
     *,
     motions: Sequence[MotionRepresentation] = (),
+    generator: list[torch.Generator] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> list[Result]:
     """Sample clips in one batch.
@@ -210,21 +262,16 @@ def generate(
         captions: of each clip, see `drawing.Scene.words`.
         noise: ``[b, c, f, h, w]``.
         setting: how.
-        motions: what each clip follows; none, or a weight or guided steps of 0, sample without guidance.
+        motions: what each clip follows; none, or a weight of 0, sample without guidance.
+        generator: of the noise that the scheduler adds, one a clip.
         on_step: called after each step, for progress.
     """
     guide = None
-    if motions and setting.guided_steps and setting.weight:
+    if motions and setting.weight:
         options = (setting.weight, setting.window, setting.update_rule, setting.limit)
         guide = EachGuidance([MotionGuidance(motion, *options) for motion in motions])
-    energies: list[tuple[float, ...]] = []
-
-    def note(_step: Step, _denoised: Tensor, found: tuple[float, ...]) -> None:
-        energies.extend([found] if found else [])
-        if on_step is not None:
-            on_step()
-
-    timesteps = uneven_timesteps(setting.steps, setting.guided_steps or setting.steps // 2, setting.ratio)
+    pushes = _Pushes(guide, setting.steps, on_step)
+    timesteps = uneven_timesteps(setting.steps, setting.guided_steps, setting.ratio)
     latents = sample(
         model.host,
         noise,
@@ -234,31 +281,30 @@ def generate(
         cfg=setting.cfg,
         guide=guide,
         scheduler=_scheduler(setting.scheduler, timesteps),
-        generator=torch.Generator().manual_seed(0),
-        on_step=note,
+        generator=generator,
+        on_step=pushes,
     )
-    per_clip = list(zip(*energies, strict=True)) or [()] * len(captions)
-    return [
-        Result(video, (float(latent.min()), float(latent.max())), energy)
-        for video, latent, energy in zip(model.decode(latents), latents, per_clip, strict=True)
-    ]
+    return [_result(model, latent, pushes.of(i)) for i, latent in enumerate(latents.split(1))]
+
+
+def _result(model: EmbeddedModel, latent: Tensor, pushes: tuple[float, ...] = ()) -> Result:
+    (video,) = model.decode(latent.nan_to_num(0.0, 0.0, 0.0))
+    extremes = latent.aminmax()
+    finite = bool(latent.isfinite().all())
+    return Result(video, tuple(float(x) if finite else float("nan") for x in extremes), pushes)
 
 
 def run(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[Result]:
     """Sample cases under one setting, in one batch."""
-    motions = representations(model, cases, setting) if setting.guided_steps and setting.weight else ()
+    motions = representations(model, cases, setting) if setting.weight else ()
     captions = [case.target.words for case in cases]
-    return generate(model, captions, noise_of(cases), setting, motions=motions)
+    added = generators(cases, "added noise")
+    return generate(model, captions, noise_of(cases), setting, motions=motions, generator=added)
 
 
 def ceiling(model: EmbeddedModel, cases: Sequence[Case]) -> list[Result]:
     """What cannot be bettered: the reference's motion in the asked-for dress, drawn, through the autoencoder."""
-    results = []
-    for case in cases:
-        latent = model.encode(case.wanted.render())
-        (video,) = model.decode(latent)
-        results.append(Result(video, (float(latent.min()), float(latent.max()))))
-    return results
+    return [_result(model, model.encode(case.wanted.render())) for case in cases]
 
 
 def _scheduler(name: str, timesteps: Sequence[int]) -> Any:
@@ -288,16 +334,21 @@ class Score:
     Attributes:
         path_error: pixels, from the reference's exact path.
         velocity_cosine: over the frames in which the reference moves; nan if it never does.
-        shape, colour, ground: share of the caption's words that are seen.
+        seen: share of the frames in which things of the asked-for colours are seen at all.
+        shape, colour, ground: share of the caption's words that are obeyed.
         fidelity: motion fidelity to the reference, from point tracks.
         frechet: Fréchet distance of the tracks, in diagonals.
         magnitude: motion per frame, in diagonals.
         consistency: temporal consistency.
-        low, high: extremes of the latents.
+        low, high: extremes of the latents; nan if they hold what is no number.
+        push: mean of the guided steps' pushes (see `Result`); nan without guidance.
+        limited: guided steps whose push was beyond the limit.
+        skipped: guided steps that went unguided because their gradient overflowed.
     """
 
     path_error: float
     velocity_cosine: float
+    seen: float
     shape: float
     colour: float
     ground: float
@@ -307,24 +358,31 @@ class Score:
     consistency: float
     low: float
     high: float
+    push: float
+    limited: int
+    skipped: int
 
 
-def score(case: Case, video: NDArray[np.uint8], extremes: tuple[float, float] = (0.0, 0.0)) -> Score:
-    """Score a video ``[f, h, w, 3]`` against its case."""
-    wanted = case.wanted
-    found = locate(video, wanted).paths
-    seen = caption_correct(video, wanted)
+def score(case: Case, result: Result, limit: float | None = None) -> Score:
+    """Score a result against its case; ``limit`` is the setting's."""
+    wanted, video = case.wanted, result.video
+    found, caption = locate(video, wanted), caption_correct(video, wanted)
     tracks, reference = track_points(video), track_points(case.reference.render())
+    pushes = np.array(result.pushes)
     return Score(
-        path_error=path_error(found, wanted.paths),
-        velocity_cosine=velocity_cosine(found, wanted.paths),
-        shape=float(np.mean(seen.shape_right)),
-        colour=float(np.mean(seen.colour_right)),
-        ground=float(seen.ground_right),
+        path_error=path_error(found.paths, wanted.paths),
+        velocity_cosine=velocity_cosine(found.paths, wanted.paths),
+        seen=float(found.found.mean()),
+        shape=float(np.mean(caption.shape_right)),
+        colour=float(np.mean(caption.colour_right)),
+        ground=float(caption.ground_right),
         fidelity=motion_fidelity(tracks, reference),
         frechet=frechet_distance(tracks, reference),
         magnitude=motion_magnitude(tracks),
         consistency=temporal_consistency(video),
-        low=extremes[0],
-        high=extremes[1],
+        low=result.extremes[0],
+        high=result.extremes[1],
+        push=float(np.nanmean(pushes)) if np.isfinite(pushes).any() else float("nan"),
+        limited=int((pushes > limit).sum()) if limit is not None else 0,
+        skipped=int(np.isnan(pushes).sum()),
     )

@@ -38,9 +38,9 @@ class Found:
     """Where things are.
 
     Attributes:
-        paths: centres, float32 [o, f, 2], never nan: between two frames in which a thing was found it is
-            taken to move evenly, before the first and after the last to stand; never found, it is put in
-            the middle of the picture.
+        paths: centres, float32 [o, f, 2], never nan: while a thing is not seen it is taken to stand where it
+            was seen last (at the beginning: first), so that what vanishes does not follow anything; never
+            found, it is put in the middle of the picture.
         found: bool [o, f], whether the thing was seen in that frame.
     """
 
@@ -212,8 +212,8 @@ def _largest(cover: np.ndarray) -> _Blobs:
 def _filled(centre: np.ndarray, found: np.ndarray, middle: np.ndarray) -> np.ndarray:
     if not found.any():
         return np.tile(middle, (len(centre), 1))
-    frames = np.arange(len(centre))
-    return np.stack([np.interp(frames, frames[found], axis[found]) for axis in centre.T], axis=-1)
+    last_seen = np.maximum.accumulate(np.where(found, np.arange(len(centre)), found.argmax()))
+    return centre[last_seen]
 
 
 # --- naming things ------------------------------------------------------------------------------------------

@@ -114,8 +114,8 @@ class MotionGuidance:
     def of(
         cls, representation: MotionRepresentation, preset: Preset, update_rule: UpdateRule = "published"
     ) -> MotionGuidance:
-        """Guidance with a preset's weight, guided steps and ramps."""
-        return cls(representation, preset.weight, preset.window, update_rule)
+        """Guidance with a preset's weight, guided steps, ramps and limit."""
+        return cls(representation, preset.weight, preset.window, update_rule, preset.limit)
 
     @property
     def taps(self) -> tuple[str, ...]:

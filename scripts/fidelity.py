@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import date
@@ -28,22 +29,24 @@ from motionclone_core.schedule import PRESETS, equal_push
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "fidelity"
-PAGE = ROOT / "docs" / "FIDELITY.md"
+PAGE = "FIDELITY.md"
 BATCH = 16
 
 
 def cells() -> dict[str, Setting | None]:
     """Every cell by name; the part before the slash is its table."""
     main: dict[str, Setting | None] = {
-        "main/no guidance": replace(PUBLISHED, guided_steps=0),
+        "main/no guidance": replace(PUBLISHED, weight=0.0),
         "main/guided": PUBLISHED,
         "main/another clip's motion": replace(PUBLISHED, other_motion=True),
         "main/plain control": replace(PUBLISHED, k=16),
         "main/ceiling": None,
-        "fast/no guidance": replace(FAST, guided_steps=0),
-        "fast/published weight": replace(FAST, weight=PUBLISHED.weight),
+        "fast/no guidance": replace(FAST, weight=0.0),
+        "fast/published weight": _with_steps(FAST.steps),
         "fast/fast": FAST,
         "fast/another clip's motion": replace(FAST, other_motion=True),
+        "fast/plain control": replace(FAST, k=16),
+        "fast/plain control, pushed as far": replace(FAST, k=16, weight=PLAIN_FACTOR * FAST.weight),
     }
     sweeps: dict[str, dict[object, Setting]] = {
         "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 8, 16)},
@@ -52,13 +55,15 @@ def cells() -> dict[str, Setting | None]:
         "weight": {w: replace(FAST, weight=_pushing_like(w, FAST)) for w in (500, 1000, 2000, 4000, 8000)},
         "sampler": {name or "euler (ddim)": replace(FAST, scheduler=name) for name in ("", *SCHEDULERS)},
         "steps": {n: _with_steps(n) for n in STEPS},
-        "steps, equal push": {n: _pushing_equally(_with_steps(n)) for n in STEPS},
+        "steps, equal push": {n: _pushing_equally(_with_steps(n)) for n in STEPS[:-1]},
     }
     return main | {f"{axis}/{value}": s for axis, settings in sweeps.items() for value, s in settings.items()}
 
 
 BLOCKS = ("down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2")
 STEPS = (20, 30, 50, 100)
+# The energy of plain control is a mean over 16 entries of each row instead of over one, and its gradient smaller.
+PLAIN_FACTOR = 4.0
 
 
 def _with_steps(steps: int) -> Setting:
@@ -68,7 +73,7 @@ def _with_steps(steps: int) -> Setting:
 
 
 def _pushing_equally(setting: Setting) -> Setting:
-    return replace(setting, weight=_pushing_like(setting.weight, setting))
+    return replace(setting, weight=_pushing_like(setting.weight, setting), limit=FAST.limit)
 
 
 def _pushing_like(weight: float, setting: Setting) -> float:
@@ -93,20 +98,25 @@ def measure(
         cases: of one seed, in one batch.
         store: folder of the records.
         facts: ``model`` and ``precision``, which rows of one record share, and ``run``.
+
+    Raises:
+        SystemExit: the store has rows of the cell that were measured otherwise.
     """
     origin = {"model": facts["model"], "precision": facts["precision"], "setting": setting and asdict(setting)}
     path = cell_path(store, name)
-    record = read_record(path)
-    if record is None or record.origin != origin:
-        record = Record(origin)
+    record = read_record(path) or Record(origin)
+    if record.origin != origin:
+        raise SystemExit(
+            f"{path} was measured with another model, precision or setting: delete it to measure it anew, or name "
+            f"another folder with --store"
+        )
     left = [case for case in cases if (case.index, case.seed) not in record.done]
     if not left:
         return
-    with torch.autocast("cpu", torch.bfloat16, enabled=facts["precision"] == "bfloat16"):
-        results = run(model, left, setting) if setting else ceiling(model, left)
+    results = run(model, left, setting) if setting else ceiling(model, left)
     rows = []
     for case, result in zip(left, results, strict=True):
-        scores = asdict(score(case, result.video, result.extremes))
+        scores = asdict(score(case, result, setting and setting.limit))
         rows.append({"case": case.index, "seed": case.seed} | {key: round(value, 5) for key, value in scores.items()})
     write_record(path, record.with_rows(facts["run"], rows))
 
@@ -114,6 +124,8 @@ def measure(
 def measure_all(model: EmbeddedModel, chosen: dict[str, Setting | None], args: argparse.Namespace) -> None:
     """Every cell over a few cases, then over more: a run that is cut off has something of all."""
     facts = {"model": file_hash(args.model), "precision": args.precision, "run": this_run()}
+    # The network alone: energy, gradient and sampler stay in float32.
+    model.unet.to(getattr(torch, args.precision))
     starts = [(first, seed) for first in range(0, args.cases, BATCH) for seed in range(args.seeds)]
     with tqdm(total=len(starts) * len(chosen)) as bar:
         for first, seed in starts:
@@ -122,6 +134,23 @@ def measure_all(model: EmbeddedModel, chosen: dict[str, Setting | None], args: a
                 bar.set_description(f"seed {seed}, {name}")
                 measure(model, name, setting, cases, args.store, facts)
                 bar.update()
+
+
+def chosen_cells(pattern: str, part: str) -> dict[str, Setting | None]:
+    """The cells whose rows those that match a pattern show; of these every n-th, for runs side by side.
+
+    Raises:
+        SystemExit: nothing matches, or the part is none.
+    """
+    every, shown = cells(), sources(cells())
+    names = list(dict.fromkeys(shown[name] for name in every if fnmatchcase(name, pattern)))
+    if not names:
+        raise SystemExit(f"no cell matches {pattern!r}: there are {', '.join(every)}")
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", part)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise SystemExit(f"part {part!r} is none: give one such as 1/2, and 2/2 in a second run")
+    return {name: every[name] for name in names[number - 1 :: count]}
 
 
 def this_run() -> str:
@@ -140,24 +169,23 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", default="*", help="shell pattern of cells, such as 'main/*'")
-    parser.add_argument("--part", default="1/1", help="'1/2' takes every second cell, for two runs side by side")
+    parser.add_argument("--part", default="1/1", help="'1/2' and '2/2' share the cells; --report then writes the page")
     parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--store", type=Path, default=STORE)
+    parser.add_argument("--store", type=Path, default=STORE, help="the page is written beside this folder")
     parser.add_argument("--model", type=Path, default=MODEL_FILE)
     parser.add_argument("--report", action="store_true", help="only write the page")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     args.store.mkdir(parents=True, exist_ok=True)
-    shown = sources(cells())
+    latents = card_of(args.model)["latents"]
     if not args.report:
-        part, parts = map(int, args.part.split("/"))
-        chosen = {name: s for name, s in cells().items() if name == shown[name] and fnmatchcase(name, args.cells)}
-        measure_all(load_model(args.model), dict(list(chosen.items())[part - 1 :: parts]), args)
-    write_report(PAGE, args.store, shown, file_hash(args.model), card_of(args.model)["latents"])
+        measure_all(load_model(args.model), chosen_cells(args.cells, args.part), args)
+    if args.report or args.part == "1/1":
+        write_report(args.store.parent / PAGE, args.store, sources(cells()), file_hash(args.model), latents)
 
 
 if __name__ == "__main__":

@@ -117,9 +117,13 @@ class DiffusersAnimateDiff:
                 handle.remove()
 
     def predict(self, z: Tensor, timestep: int, text: Tensor) -> Tensor:
-        """The noise in ``z`` ``[b, c, f, h, w]`` at one timestep, under ``text`` ``[b or 1, l, d]``."""
+        """The noise in ``z`` ``[b, c, f, h, w]`` at one timestep, under ``text`` ``[b or 1, l, d]``.
+
+        The network works in its own dtype; ``z`` and the result keep theirs.
+        """
         text = text.expand(z.shape[0], -1, -1).repeat_interleave(z.shape[2], 0)
-        return self.unet(z, timestep, encoder_hidden_states=text).sample
+        dtype = self.unet.dtype
+        return self.unet(z.to(dtype), timestep, encoder_hidden_states=text.to(dtype)).sample.to(z.dtype)
 
 
 def _self_attention(module: Any) -> Iterator[Any]:
@@ -218,8 +222,8 @@ def sample(
     cfg: float = 8.5,
     guide: Guide | None = None,
     scheduler: Any = None,
-    generator: torch.Generator | None = None,
-    on_step: Callable[[Step, Tensor, tuple[float, ...]], None] | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    on_step: Callable[[Step, Tensor, Gradient | None], None] | None = None,
 ) -> Tensor:
     """Sample clips, guided or not.
 
@@ -233,12 +237,12 @@ def sample(
         guide: motion guidance; none samples as if this project were not there.
         scheduler: one of diffusers' that evaluates the model once a step, with its timesteps set to
             ``timesteps``; Euler, which is DDIM without added noise, if it is left out.
-        generator: of the scheduler's noise, where it adds any.
-        on_step: told of each step, its predicted clean latent, and the energies of the clips before it
-            (empty where it was not guided).
+        generator: of the scheduler's noise, where it adds any; or one for each clip.
+        on_step: told of each step, its predicted clean latent with the guidance in it, and the energies of the
+            clips with their gradient (None where the step was not guided).
 
     Returns:
-        Clean latents, ``[b, c, f, h, w]``.
+        Clean latents, ``[b, c, f, h, w]``, in float32 or finer whatever the network's dtype.
 
     Raises:
         ValueError: the timesteps do not fall, or the scheduler evaluates the model more than once a step.
@@ -249,13 +253,14 @@ def sample(
         guide.require(host.identity, VideoSize(noise.shape[2], noise.shape[3], noise.shape[4]))
     run = _Run(host, text, null_text, cfg, guide, len(timesteps))
     stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
-    state = stepper.begin(noise)
+    # Guidance is a small difference of large numbers: half precision would lose it.
+    state = stepper.begin(noise.to(torch.promote_types(noise.dtype, torch.float32)))
     for step in steps_of(timesteps):
         x = stepper.level(state, step) * math.sqrt(1 + step.sigma**2)
-        denoised, energies = run.denoised(x, step)
+        denoised, gradient = run.denoised(x, step)
         state = stepper.step(state, x, denoised, step)
         if on_step is not None:
-            on_step(step, denoised, energies)
+            on_step(step, denoised, gradient)
     return state
 
 
@@ -268,25 +273,27 @@ class _Run:
     guide: Guide | None
     total_steps: int
 
-    def denoised(self, x: Tensor, step: Step) -> tuple[Tensor, tuple[float, ...]]:
-        """The clean latent that the sampler is given, with the guidance in it, and the energies."""
+    def denoised(self, x: Tensor, step: Step) -> tuple[Tensor, Gradient | None]:
+        """The clean latent that the sampler is given, with the guidance in it, and what guided it."""
         strength = self.guide.strength(step.index, self.total_steps) if self.guide is not None else 0.0
         if self.guide is None or strength <= 0.0:
-            return x - step.sigma * self._unguided(x, step), ()
+            return x - step.sigma * self._unguided(x, step), None
         noise, gradient = self._conditional(x, step, self.guide)
         if self.cfg != 1.0:
             unconditional = self._predict(x, step, self.null_text)
             noise = unconditional + self.cfg * (noise - unconditional)
-        denoised = x - step.sigma * noise
-        if not bool(torch.isfinite(gradient.value).all()):
-            log.warning("step %d goes unguided: its gradient overflowed", step.index)
-            return denoised, ()
         by_x = rearrange(gradient.value, "(b f) c h w -> b c f h w", b=x.shape[0])
         guided = [
-            self.guide.correct(clip, push, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next)
-            for clip, push in zip(denoised, by_x, strict=True)
+            self._corrected(clip, push, strength, step)
+            for clip, push in zip(x - step.sigma * noise, by_x, strict=True)
         ]
-        return torch.stack(guided), gradient.energies
+        return torch.stack(guided), gradient
+
+    def _corrected(self, clip: Tensor, gradient: Tensor, strength: float, step: Step) -> Tensor:
+        if not bool(gradient.isfinite().all()):
+            log.warning("step %d of a clip goes unguided: its gradient overflowed", step.index)
+            return clip
+        return self.guide.correct(clip, gradient, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next)
 
     def _conditional(self, x: Tensor, step: Step, guide: Guide) -> tuple[Tensor, Gradient]:
         with recording():
@@ -327,7 +334,7 @@ class _Euler:
 class _Scheduler:
     """One of diffusers' schedulers, handed the noise that the corrected ``denoised`` stands for."""
 
-    def __init__(self, scheduler: Any, timesteps: Sequence[int], generator: torch.Generator | None) -> None:
+    def __init__(self, scheduler: Any, timesteps: Sequence[int], generator: Any) -> None:
         own = [round(float(t)) for t in scheduler.timesteps]
         if getattr(scheduler, "order", 1) != 1 or own != list(timesteps):
             raise ValueError(

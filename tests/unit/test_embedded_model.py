@@ -12,8 +12,19 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 
-from embedded.drawing import random_scene
-from embedded.measuring import FAST, EachGuidance, held_out_cases, noise_of, representations, run, score
+from embedded import measuring
+from embedded.drawing import FRAMES, random_scene
+from embedded.measuring import (
+    FAST,
+    SCHEDULERS,
+    EachGuidance,
+    generators,
+    held_out_cases,
+    noise_of,
+    representations,
+    run,
+    score,
+)
 from embedded.model import (
     FORMAT,
     MODEL_FILE,
@@ -208,6 +219,43 @@ def test_each_clip_of_a_batch_follows_its_own_motion(model):
     assert (swapped - both).abs().max() > 0.1
 
 
+def test_guides_that_differ_in_more_than_the_motion_are_refused(model):
+    cases = held_out_cases(2, 0)
+    one, two = (MotionGuidance(motion) for motion in representations(model, cases, FAST))
+    with pytest.raises(ValueError, match="2 guides: give one or more, of the same weight"):
+        EachGuidance([one, replace(two, weight=1.0)])
+    with pytest.raises(ValueError, match="0 guides"):
+        EachGuidance([])
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_sampler_is_guided_and_a_clip_does_not_depend_on_its_batch(model, name):
+    cases = held_out_cases(2, 0)
+    setting = replace(FAST, steps=4, guided_steps=2, warm_up=0, cool_down=0, scheduler=name)
+    both, (alone,) = run(model, cases, setting), run(model, cases[1:], setting)
+    assert len(alone.pushes) == 2 and min(alone.pushes) > 0
+    assert both[1].pushes == pytest.approx(alone.pushes, rel=1e-2)
+    assert both[1].extremes == pytest.approx(alone.extremes, abs=0.02)
+
+
+def test_every_noise_is_another(model):
+    cases = [*held_out_cases(3, 0), *held_out_cases(3, 1)]
+    seeds = [each.initial_seed() for kind in ("initial noise", "added noise") for each in generators(cases, kind)]
+    seeds += [motion.provenance.noise_seed for motion in representations(model, cases, FAST)]
+    assert len(set(seeds)) == 3 * len(cases)
+
+
+def test_what_is_no_number_is_counted_and_decoded_all_the_same(model):
+    case = held_out_cases(1, 0)[0]
+    latent = model.encode(case.wanted.render())
+    latent[0, 0, 3] = float("nan")
+    result = measuring._result(model, latent, (0.1, float("nan"), 0.3))
+    assert result.video.shape == (FRAMES, 64, 64, 3)
+    scored = score(case, result, limit=0.2)
+    assert np.isnan(scored.low) and np.isnan(scored.high)
+    assert (scored.limited, scored.skipped, scored.push) == (1, 1, pytest.approx(0.2))
+
+
 def test_cases_are_held_out_repeat_and_do_not_depend_on_the_batch():
     first, second = held_out_cases(6, 1), held_out_cases(8, 1)
     for one, other in zip(first, second, strict=False):
@@ -222,8 +270,8 @@ def test_guidance_moves_the_new_thing_along_the_reference(model):
     """The whole method at 30 steps, with wide margins."""
     cases = held_out_cases(6, 0)
     scores = {
-        name: [score(case, result.video) for case, result in zip(cases, run(model, cases, setting), strict=True)]
-        for name, setting in (("unguided", replace(FAST, guided_steps=0)), ("guided", FAST))
+        name: [score(case, result) for case, result in zip(cases, run(model, cases, setting), strict=True)]
+        for name, setting in (("unguided", replace(FAST, weight=0.0)), ("guided", FAST))
     }
     error = {name: np.mean([s.path_error for s in found]) for name, found in scores.items()}
     cosine = np.nanmean([s.velocity_cosine for s in scores["guided"]])

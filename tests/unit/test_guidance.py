@@ -446,6 +446,11 @@ def test_a_limit_leaves_weaker_pushes_and_none_alone():
     assert torch.equal(push_of(torch.zeros_like(gradient), strength=0.7, limit=0.1)[0], torch.zeros_like(gradient))
 
 
+@pytest.mark.parametrize("name, limit", [("camera", None), ("fast", 0.12)])
+def test_a_preset_brings_its_limit(name, limit):
+    assert MotionGuidance.of(reference(4), PRESETS[name]).limit == limit
+
+
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_a_limit_is_above_0(limit):
     with pytest.raises(ValueError, match=rf"limit is {limit}: it must be above 0"):

@@ -148,7 +148,7 @@ def test_two_things_of_one_colour_are_not_two_colours():
     assert caption_correct(same.render(), drawn).colour_right == (True, False)
 
 
-def test_frames_without_the_thing_are_bridged():
+def test_what_vanishes_stands_where_it_was_seen_last():
     drawn = scene(8, motion="straight", objects=1)
     video = drawn.render()
     hidden = [0, 7, 8, 15]
@@ -156,7 +156,17 @@ def test_frames_without_the_thing_are_bridged():
     at = locate(video, drawn)
     assert np.flatnonzero(~at.found[0]).tolist() == hidden
     assert (at.paths[0, 0] == at.paths[0, 1]).all() and (at.paths[0, 15] == at.paths[0, 14]).all()
-    np.testing.assert_allclose(at.paths[0, 7], (2 * at.paths[0, 6] + at.paths[0, 9]) / 3, atol=1e-4)
+    assert (at.paths[0, 7:9] == at.paths[0, 6]).all() and (at.paths[0, 9] != at.paths[0, 6]).any()
+
+
+def test_what_is_seen_in_two_frames_only_has_not_followed():
+    drawn = scene(8, motion="straight", objects=1)
+    video = ground_only(drawn)
+    video[[0, 15]] = drawn.render()[[0, 15]]
+    at = locate(video, drawn)
+    assert at.found.mean() == 2 / 16
+    assert path_error(at.paths, drawn.paths) > 0.4 * np.linalg.norm(drawn.paths[0, 15] - drawn.paths[0, 0])
+    assert velocity_cosine(at.paths, drawn.paths) < 0.3
 
 
 def ground_only(drawn):
