@@ -125,17 +125,34 @@ class Shown:
     guided: Video
 
 
+def seed_of(seed: int, clip: int, purpose: str) -> int:
+    """A seed of its own for each clip and purpose, however many clips there are."""
+    return int(np.random.SeedSequence((seed, clip, *purpose.encode())).generate_state(1)[0])
+
+
+def initial_noise(count: int, seed: int) -> torch.Tensor:
+    """``[b, c, f, h, w]``."""
+    cells = UNET_CONFIG["sample_size"]
+    generators = (torch.Generator().manual_seed(seed_of(seed, i, "initial noise")) for i in range(count))
+    return torch.stack([torch.randn((LATENT_CHANNELS, FRAMES, cells, cells), generator=each) for each in generators])
+
+
 def clone(model: EmbeddedModel, clips: Sequence[Clip], setting: Setting, seed: int) -> list[Shown]:
     """Extract every clip's motion, and sample its target with and without it."""
-    null, host = model.null_text, model.host
     motions = [
-        extract(host, model.encode(clip.video), null, blocks=setting.blocks, noise_seed=seed, source=clip.caption)
-        for clip in tqdm(clips, desc="extract ")
+        extract(
+            model.host,
+            model.encode(clip.video),
+            model.null_text,
+            blocks=setting.blocks,
+            k=setting.k,
+            t_alpha=setting.t_alpha,
+            noise_seed=seed_of(seed, i, "extraction"),
+            source=clip.caption,
+        )
+        for i, clip in enumerate(tqdm(clips, desc="extract "))
     ]
-    captions = [clip.target.words for clip in clips]
-    generator = torch.Generator().manual_seed(seed)
-    cells = UNET_CONFIG["sample_size"]
-    noise = torch.randn((len(clips), LATENT_CHANNELS, FRAMES, cells, cells), generator=generator)
+    captions, noise = [clip.target.words for clip in clips], initial_noise(len(clips), seed)
     videos = []
     for name, used in (("unguided", ()), ("guided  ", motions)):
         with tqdm(total=setting.steps, desc=name) as bar:
@@ -217,13 +234,15 @@ def write_pictures(results: Sequence[Shown], folder: Path) -> list[Path]:
         views = panels(shown)
         rows.append(side_by_side(views))
         written.append(folder / f"contact_sheet_{i + 1}.png")
-        write_picture(contact_sheet(views, SHOWN, note=_NOTE), written[-1])
+        note = _VIDEO_NOTE if shown.clip.paths is None else _NOTE
+        write_picture(contact_sheet(views, SHOWN, note=note), written[-1])
     animation = folder / "motion_cloning.gif"
     write_animation(np.concatenate(rows, axis=1), animation)
     return [animation, *written]
 
 
 _NOTE = "blue: where the thing is; white, dashed: where it is in the reference"
+_VIDEO_NOTE = "blue: in the reference, points seen in every frame, if there are any; below, where the thing is"
 
 
 def main() -> int:
@@ -231,9 +250,11 @@ def main() -> int:
     parser.add_argument("--video", type=Path, help="reference video; drawn ones if this is left out")
     parser.add_argument("--caption", default="red circle slate plain", help="what to show instead of --video's")
     parser.add_argument("--preset", choices=PRESETS, default="camera")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise, from 0")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed}: choose 0 or more")
     try:
         clips = [video_clip(args.video, args.caption.split())] if args.video else drawn_clips()
         model = load_model()
@@ -242,9 +263,8 @@ def main() -> int:
         return 1
     began = time.perf_counter()
     results = clone(model, clips, PRESETS[args.preset], args.seed)
-    scores = table(results)
+    print(table(results), flush=True)
     written = write_pictures(results, args.output)
-    print(scores)
     print(f"{time.perf_counter() - began:.0f} s, {PRESETS[args.preset].steps} steps")
     print("\n".join(f"made {path}" for path in written))
     return 0

@@ -1,10 +1,12 @@
-"""The demo, cut down to four steps: it writes what it says, and refuses what it cannot read."""
+"""The demo, cut down to four steps and small pictures: it writes what it says, and refuses what it cannot read."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("diffusers")
@@ -12,14 +14,30 @@ pytest.importorskip("diffusers")
 import demo
 from draw_clip import draw_clip
 from embedded.drawing import FRAMES
+from embedded.measuring import Result
 from embedded.model import ModelFileError
-from motionclone_core.metrics import Tracks
+from motionclone_core.metrics import Tracks, track_points
+from motionclone_core.visualisation import enlarged
 
 
 @pytest.fixture(autouse=True)
-def four_steps(monkeypatch):
+def cut_down(monkeypatch):
     short = replace(demo.PRESETS["fast"], steps=4, guided_steps=2, warm_up=0, cool_down=0)
     monkeypatch.setattr(demo, "PRESETS", {"camera": short, "fast": short})
+    monkeypatch.setattr(demo, "SIDE", 96)
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    """What is written below the contact sheets."""
+    draw, written = demo.contact_sheet, []
+
+    def contact_sheet(views, frames, *, note):
+        written.append(note)
+        return draw(views, frames, note=note)
+
+    monkeypatch.setattr(demo, "contact_sheet", contact_sheet)
+    return written
 
 
 def run(monkeypatch, *arguments):
@@ -31,7 +49,7 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_it_draws_clones_scores_and_writes(monkeypatch, tmp_path, capsys):
+def test_it_draws_clones_scores_and_writes(monkeypatch, tmp_path, capsys, notes):
     assert run(monkeypatch, "--output", tmp_path / "made") == 0
     sheets = [f"contact_sheet_{i + 1}.png" for i in range(len(demo.DRAWN))]
     assert files(tmp_path / "made") == [*sheets, "motion_cloning.gif"]
@@ -41,6 +59,7 @@ def test_it_draws_clones_scores_and_writes(monkeypatch, tmp_path, capsys):
     for clip in demo.drawn_clips():
         assert table.count(clip.caption[:18]) == 2  # unguided and guided
     assert table.count(" px") == 2 * len(demo.DRAWN)
+    assert len(notes) == len(demo.DRAWN) and all("dashed" in note for note in notes)
 
 
 def test_a_video_file_is_a_reference(monkeypatch, tmp_path, capsys):
@@ -52,11 +71,96 @@ def test_a_video_file_is_a_reference(monkeypatch, tmp_path, capsys):
     assert "clip.mp4" in capsys.readouterr().out
 
 
-def test_its_references_show_one_thing_each_moving_otherwise_than_the_other():
+def draw_cut(path):
+    """A disc in one corner, and from the middle on in the other: no point is in sight all the time."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 8, (96, 80))
+    for i in range(20):
+        centre = (8 + i, 20) if i < 10 else (94 - i, 60)
+        writer.write(cv2.circle(np.full((80, 96, 3), 60, np.uint8), centre, 8, (40, 200, 250), -1))
+    writer.release()
+    return path
+
+
+def test_a_video_with_a_cut_is_scored_and_then_shown_without_paths(monkeypatch, tmp_path, capsys, notes):
+    video, out = draw_cut(tmp_path / "cut.mp4"), tmp_path / "made"
+    clip = demo.video_clip(video, ["red", "circle", "slate", "plain"])
+    assert demo.longest_paths(track_points(clip.video)).shape == (0, FRAMES, 2)
+    write, printed, sheets = demo.write_pictures, [], []
+
+    def write_pictures(results, folder):
+        printed.append(capsys.readouterr().out)
+        sheets.append(demo.panels(results[0]))
+        return write(results, folder)
+
+    monkeypatch.setattr(demo, "write_pictures", write_pictures)
+    assert run(monkeypatch, "--video", video, "--output", out) == 0
+    assert printed[0].count("cut.mp4") == 2  # the scores, unguided and guided
+    assert np.array_equal(sheets[0][0].video, enlarged(clip.video, demo.SIDE))
+    assert files(out) == ["contact_sheet_1.png", "motion_cloning.gif"]
+    assert len(notes) == 1 and "dashed" not in notes[0] and "seen in every frame" in notes[0]
+
+
+def test_each_drawn_reference_shows_one_thing_on_a_way_of_its_own_and_asks_for_another_thing():
     clips = demo.drawn_clips()
-    for clip in clips:
-        assert np.ptp(clip.paths[0], axis=0).max() > 8  # a motion that a picture shows
-        assert clip.caption != clip.target.caption
+    ways = [clip.paths[0] - clip.paths[0, 0] for clip in clips]
+    for clip, way in zip(clips, ways, strict=True):
+        assert len(clip.paths) == 1
+        assert np.ptp(way, axis=0).max() > 8  # a motion that a picture shows
+        (asked,) = clip.target.things
+        assert asked.colour not in clip.caption
+    for one, other in combinations(ways, 2):
+        assert np.abs(one - other).max() > 8
+
+
+class Recorder:
+    """Stands in for the model, the extraction and the sampling of `demo.clone`, and keeps what they were given."""
+
+    host, null_text = None, None
+
+    def __init__(self, monkeypatch):
+        self.extractions, self.noise = [], None
+        monkeypatch.setattr(demo, "extract", self.extract)
+        monkeypatch.setattr(demo, "generate", self.generate)
+
+    def encode(self, video):
+        return torch.zeros(1, 4, FRAMES, 16, 16)
+
+    def extract(self, host, latent, null_text, **options):
+        self.extractions.append((latent, options))
+
+    def generate(self, model, captions, noise, setting, **options):
+        self.noise = noise
+        return [Result(np.zeros((FRAMES, 64, 64, 3), np.uint8), (0.0, 0.0)) for _ in captions]
+
+
+def noises(monkeypatch, clips, seed, **setting):
+    """Of the extractions, as `headless.extract` draws them, and the initial ones; and the extractions' options."""
+    model = Recorder(monkeypatch)
+    demo.clone(model, clips, replace(demo.PRESETS["fast"], **setting), seed)
+    options = [used for _, used in model.extractions]
+    seeds = [torch.Generator().manual_seed(used["noise_seed"]) for used in options]
+    return [torch.randn(1, 4, FRAMES, 16, 16, generator=each)[0] for each in seeds], [*model.noise], options
+
+
+def test_no_noise_is_used_twice_and_a_clip_does_not_depend_on_the_others(monkeypatch):
+    clips = demo.drawn_clips()
+    drawn = [noise for seed in (0, 1) for kind in noises(monkeypatch, clips, seed)[:2] for noise in kind]
+    for one, other in combinations(drawn, 2):
+        assert abs(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]) < 0.1
+    extraction, initial, _ = noises(monkeypatch, clips[:1], 0)
+    assert torch.equal(extraction[0], drawn[0]) and torch.equal(initial[0], drawn[len(clips)])
+
+
+def test_the_motion_is_read_off_as_the_setting_says(monkeypatch):
+    _, _, options = noises(monkeypatch, demo.drawn_clips(), 0, k=2, t_alpha=300, blocks="up_blocks.0")
+    for used in options:
+        assert (used["k"], used["t_alpha"], used["blocks"]) == (2, 300, "up_blocks.0")
+
+
+def test_a_negative_seed_is_refused(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--seed", -1, "--output", tmp_path / "made")
+    assert "--seed -1: choose 0 or more" in capsys.readouterr().err
 
 
 def test_of_a_video_the_longest_visible_tracks_are_drawn():
