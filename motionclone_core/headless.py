@@ -1,14 +1,30 @@
-"""Motion cloning without ComfyUI, with an AnimateDiff pipeline ``pipe`` of diffusers.
+"""Motion cloning without ComfyUI, with an ``AnimateDiffPipeline`` of diffusers (0.31 or newer).
 
-``reference`` is a video's clean latents, ``[1, c, f, h, w]``::
+``pipe`` is the pipeline, ``video`` the reference's file and ``prompt`` what to show instead; ``width`` and
+``height`` are pixels. The repository's root is on Python's path::
 
-    host = DiffusersAnimateDiff(pipe.unet)
+    import torch
+
+    from motionclone_core.headless import (
+        PRESETS, DiffusersAnimateDiff, MotionGuidance, extract, sample, uneven_timesteps
+    )
+    from motionclone_core.video import read_frames
+
+    torch.set_grad_enabled(False)  # guidance turns it on where it needs it
+    frames = read_frames(video, frames=16, width=width, height=height).images  # [f, h, w, 3], 0 to 1
+    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).to(pipe.device, pipe.vae.dtype)
+    latents = pipe.vae.encode(2 * pictures - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
+    reference = latents.transpose(0, 1)[None]  # [1, c, f, h, w]
+
+    host, preset = DiffusersAnimateDiff(pipe.unet), PRESETS["camera"]
     text, null = pipe.encode_prompt(prompt, pipe.device, 1, True)
-    guide = MotionGuidance.of(extract(host, reference, null), PRESETS["camera"])
-    steps = uneven_timesteps(100, 50, 0.3)
-    latents = sample(host, torch.randn_like(reference), text, null, guide=guide, timesteps=steps)
+    guide = MotionGuidance.of(extract(host, reference, null), preset)
+    timesteps = uneven_timesteps(preset.steps, preset.guided_steps, preset.ratio)
+    noise = torch.randn_like(reference)
+    result = sample(host, noise, text, null, timesteps=timesteps, cfg=preset.cfg, guide=guide)
+    clip = pipe.decode_latents(result.to(pipe.vae.dtype))  # [1, 3, f, h, w], -1 to 1
 
-and ``pipe.decode_latents(latents)`` gives the pictures.
+``pipe.video_processor.postprocess_video(clip)`` makes pictures of it. The pipeline's own scheduler is not used.
 
 Shapes used here:
     c, f, h, w   channels, frames, height and width of the latent      l, d   words and width of a text
