@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 RESULTS := .test-results
 # The core and the embedded model are imported from the root.
 IN_ROOT := PYTHONPATH=.
+# The C library (of Linux) otherwise hands the memory of every large tensor back and asks for it anew.
+KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 
 # The newest of the supported versions that has what a virtual environment needs; lazy, asked only when one is made.
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -60,13 +62,13 @@ run-comfy: $(STAMP)
 	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy --junitxml=$(RESULTS)/comfy.xml $(ARGS)
 
 demo: $(STAMP)
-	$(IN_ROOT) $(PY) scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
 
 demo-comfy: $(STAMP)
 	$(PY) scripts/demo_comfyui.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
 
 fidelity: $(STAMP)
-	$(IN_ROOT) $(PY) scripts/fidelity.py $(ARGS)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/fidelity.py $(ARGS)
 
 bench: $(STAMP)
 	$(PY) scripts/bench.py $(ARGS)

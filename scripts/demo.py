@@ -52,8 +52,12 @@ OUTPUT = Path(__file__).parent.parent / "demo_output"
 PRESETS = {"camera": PUBLISHED, "fast": FAST}
 SIDE = 256
 SHOWN = (0, 3, 6, 9, 12, 15)
-# Seeds of drawn references and of the scenes that say what to show instead.
-DRAWN = ((11, 21), (12, 22), (13, 23))
+# Motion and seed of drawn references, and what to show instead.
+DRAWN = (
+    ("curved", 2, "red cross slate plain"),
+    ("straight", 6, "yellow circle plum dots"),
+    ("camera", 3, "blue triangle teal gradient"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,9 @@ class Clip:
 def drawn_clips() -> list[Clip]:
     """The references that the demo draws."""
     clips = []
-    for seed, target_seed in DRAWN:
-        scene = random_scene(np.random.default_rng(seed))
-        target = random_scene(np.random.default_rng(target_seed), objects=len(scene.things))
-        clips.append(Clip(scene.render(), scene.caption, target, scene.paths))
+    for motion, seed, words in DRAWN:
+        scene = random_scene(np.random.default_rng(seed), motion=motion, objects=1)
+        clips.append(Clip(scene.render(), scene.caption, scene_of(words.split()), scene.paths))
     return clips
 
 

@@ -25,7 +25,7 @@ from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceili
 from embedded.model import MODEL_FILE, EmbeddedModel, card_of, file_hash, load_model
 from fidelity_report import write_report
 from fidelity_store import Record, cell_path, read_record, write_record
-from motionclone_core.schedule import PRESETS, equal_push
+from motionclone_core.schedule import equal_push
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "fidelity"
@@ -37,9 +37,10 @@ def cells() -> dict[str, Setting | None]:
     """Every cell by name; the part before the slash is its table."""
     main: dict[str, Setting | None] = {
         "main/no guidance": replace(PUBLISHED, weight=0.0),
-        "main/guided": PUBLISHED,
-        "main/another clip's motion": replace(PUBLISHED, other_motion=True),
-        "main/plain control": replace(PUBLISHED, k=16),
+        "main/guided": LIMITED,
+        "main/guided, without the limit": PUBLISHED,
+        "main/another clip's motion": replace(LIMITED, other_motion=True),
+        "main/plain control": replace(LIMITED, k=16),
         "main/ceiling": None,
         "fast/no guidance": replace(FAST, weight=0.0),
         "fast/published weight": _with_steps(FAST.steps),
@@ -52,7 +53,7 @@ def cells() -> dict[str, Setting | None]:
         "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 8, 16)},
         "t_alpha": {t: replace(FAST, t_alpha=t) for t in (200, 400, 600, 800)},
         "block": {b: replace(FAST, blocks=b) for b in BLOCKS},
-        "weight": {w: replace(FAST, weight=_pushing_like(w, FAST)) for w in (500, 1000, 2000, 4000, 8000)},
+        "weight": {w: replace(FAST, weight=FAST.weight * w / PUBLISHED.weight) for w in (500, 1000, 2000, 4000, 8000)},
         "sampler": {name or "euler (ddim)": replace(FAST, scheduler=name) for name in ("", *SCHEDULERS)},
         "steps": {n: _with_steps(n) for n in STEPS},
         "steps, equal push": {n: _pushing_equally(_with_steps(n)) for n in STEPS[:-1]},
@@ -69,16 +70,22 @@ PLAIN_FACTOR = 4.0
 def _with_steps(steps: int) -> Setting:
     guided = steps // 2
     ramp = round(guided / 5)
-    return replace(PUBLISHED, steps=steps, guided_steps=guided, warm_up=ramp, cool_down=ramp)
+    return replace(LIMITED, steps=steps, guided_steps=guided, warm_up=ramp, cool_down=ramp)
 
 
 def _pushing_equally(setting: Setting) -> Setting:
-    return replace(setting, weight=_pushing_like(setting.weight, setting), limit=FAST.limit)
+    return replace(
+        setting, weight=_pushing_like(setting.weight, setting), limit=_pushing_like(LIMITED.limit, setting)
+    )
 
 
 def _pushing_like(weight: float, setting: Setting) -> float:
-    """The weight with which a setting pushes as far as ``weight`` does in the published steps."""
-    return equal_push(weight, PRESETS["camera"].window, setting.window)
+    """The weight (or limit) with which a setting pushes as far as ``weight`` does in the published steps."""
+    return equal_push(weight, PUBLISHED.window, setting.window)
+
+
+# The published settings, with the limit of fast.
+LIMITED = replace(PUBLISHED, limit=round(equal_push(FAST.limit, FAST.window, PUBLISHED.window), 6))
 
 
 def sources(cells: dict[str, Setting | None]) -> dict[str, str]:

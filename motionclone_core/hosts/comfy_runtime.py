@@ -27,10 +27,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..representation import Crop
+from ..schedule import before_a_seam
 from .base import AttentionObserver, Guide, StopForward, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
 from .comfy_gradients import recording_call
-from .comfy_sampling import require_falling, require_sampler
+from .comfy_sampling import is_exact, require_falling, require_sampler
 
 log = logging.getLogger(__name__)
 
@@ -136,11 +137,15 @@ class _Step:
 
 @dataclass
 class _Run:
-    """One sampling run: made by OUTER_SAMPLE, gone when it returns."""
+    """One sampling run: made by OUTER_SAMPLE, gone when it returns.
+
+    ``exact`` says that the sampler is one for which guidance is; the others are not guided before a seam.
+    """
 
     guide: Guide
     host: AnimateDiffHost
     video: VideoSize
+    exact: bool = True
     step: _Step | None = None
     in_guided_pass: bool = False
     energies: dict[int, float] = field(default_factory=dict)
@@ -150,7 +155,7 @@ class _Run:
         sigma = float(timestep.flatten()[0])
         index = _step_index(sigmas, sigma)
         strength = self.guide.strength(index, len(sigmas) - 1)
-        if strength <= 0.0:
+        if strength <= 0.0 or (not self.exact and before_a_seam(sigmas.tolist(), index)):
             return None
         return _Step(index, strength, sigma, float(sigmas[index]), float(sigmas[index + 1]))
 
@@ -222,6 +227,7 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
     if any(run.guide.strength(step, total) > 0.0 for step in range(total)):
         require_sampler(executor.class_obj)
         require_falling(sigmas)
+        run.exact = is_exact(executor.class_obj)
         if "multigpu_clones" in args[0]["model_options"]:
             raise GuidanceError("motion guidance runs on one GPU: take the multi-GPU node out of this graph")
     return executor(model, sigmas, *args, **kwargs)

@@ -70,15 +70,24 @@ def require_sampler(sampler: Any) -> None:
     Raises:
         ValueError: it is not among `FITTING_SAMPLERS`; the message names them.
     """
-    function = getattr(sampler, "sampler_function", sampler)
-    name = getattr(function, "__name__", type(sampler).__name__)
-    name = name.removeprefix("sample_").removesuffix("_gpu").replace("unipc", "uni_pc")
+    name = _name_of(sampler)
     if name not in FITTING_SAMPLERS:
         others = ", ".join(sampler for sampler in FITTING_SAMPLERS if sampler not in _EXACT)
         raise ValueError(
             f"motion guidance does not fit the sampler {name.removesuffix('_function')}: choose "
             f"{' or '.join(_EXACT)}, for which it is exact, or one of {others}"
         )
+
+
+def is_exact(sampler: Any) -> bool:
+    """Whether motion guidance is exact under a sampler; see `require_sampler` for what it may be."""
+    return _name_of(sampler) in _EXACT
+
+
+def _name_of(sampler: Any) -> str:
+    function = getattr(sampler, "sampler_function", sampler)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    return name.removeprefix("sample_").removesuffix("_gpu").replace("unipc", "uni_pc")
 
 
 def require_falling(sigmas: Tensor) -> None:

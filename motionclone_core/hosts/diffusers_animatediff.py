@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..representation import Crop, RepresentationMismatchError
-from ..schedule import alphas_cumprod
+from ..schedule import alphas_cumprod, before_a_seam
 from ..taps import tap_name
 from .autograd import recording
 from .base import (
@@ -211,6 +211,17 @@ def steps_of(timesteps: Sequence[int]) -> list[Step]:
     return [Step(i, int(t), sigmas[i], sigmas[i + 1]) for i, t in enumerate(timesteps)]
 
 
+def strengths(guide: Guide | None, steps: Sequence[Step], *, exact: bool) -> list[float]:
+    """How strongly each step is guided: 0 without a guide, and before a seam unless the sampler is ``exact``."""
+    sigmas = [*(step.sigma for step in steps), 0.0]
+    return [
+        0.0
+        if guide is None or (not exact and before_a_seam(sigmas, step.index))
+        else guide.strength(step.index, len(steps))
+        for step in steps
+    ]
+
+
 @torch.no_grad()
 def sample(
     host: DiffusersAnimateDiff,
@@ -251,11 +262,12 @@ def sample(
     host.require_video(noise.shape[2])
     if guide is not None:
         guide.require(host.identity, VideoSize(noise.shape[2], noise.shape[3], noise.shape[4]))
-    run = _Run(host, text, null_text, cfg, guide, len(timesteps))
+    steps = steps_of(timesteps)
+    run = _Run(host, text, null_text, cfg, guide, strengths(guide, steps, exact=scheduler is None))
     stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
     # Guidance is a small difference of large numbers: half precision would lose it.
     state = stepper.begin(noise.to(torch.promote_types(noise.dtype, torch.float32)))
-    for step in steps_of(timesteps):
+    for step in steps:
         x = stepper.level(state, step) * math.sqrt(1 + step.sigma**2)
         denoised, gradient = run.denoised(x, step)
         state = stepper.step(state, x, denoised, step)
@@ -271,11 +283,11 @@ class _Run:
     null_text: Tensor
     cfg: float
     guide: Guide | None
-    total_steps: int
+    strengths: Sequence[float]
 
     def denoised(self, x: Tensor, step: Step) -> tuple[Tensor, Gradient | None]:
         """The clean latent that the sampler is given, with the guidance in it, and what guided it."""
-        strength = self.guide.strength(step.index, self.total_steps) if self.guide is not None else 0.0
+        strength = self.strengths[step.index]
         if self.guide is None or strength <= 0.0:
             return x - step.sigma * self._unguided(x, step), None
         noise, gradient = self._conditional(x, step, self.guide)

@@ -335,7 +335,24 @@ def test_schedulers_of_diffusers_are_guided(host, noise, texts, motion, name):
     _, faint = run(guidance(motion, 1e-6))
     result, strong = run(guidance(motion, 100.0))
     assert bool(result.isfinite().all())
-    assert strong[3][0] < faint[3][0]
+    assert strong[2][0] < faint[2][0]
+    assert strong[3] == ()  # before the seam
+
+
+def test_a_multistep_sampler_is_not_guided_before_a_seam_and_euler_is(host, noise, texts, motion):
+    timesteps = [999, 850, 700, 699, 400, 0]
+
+    def guided(scheduler):
+        if scheduler is not None:
+            scheduler.set_timesteps(timesteps=timesteps)
+        seen = []
+        sample(host, noise, *texts, timesteps=timesteps, guide=guidance(motion, guided_steps=3), scheduler=scheduler,
+               on_step=lambda s, d, found: seen.append(found is not None))  # fmt: skip
+        return seen
+
+    options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
+    assert guided(None) == [True, True, True, False, False, False]
+    assert guided(diffusers.DPMSolverMultistepScheduler(**options)) == [True, True, False, False, False, False]
 
 
 def test_diffusers_euler_is_our_euler(host, noise, texts):

@@ -208,7 +208,7 @@ def test_each_clip_of_a_batch_follows_its_own_motion(model):
     cases, setting = held_out_cases(2, 0), replace(FAST, steps=6, guided_steps=4, warm_up=1, cool_down=1)
     motions, noise = representations(model, cases, setting), noise_of(cases)
     window = GuidanceWindow(0, 4, 1, 1)
-    guides = [MotionGuidance(motion, 2000.0, window) for motion in motions]
+    guides = [MotionGuidance(motion, 2000.0, window, limit=0.02) for motion in motions]
     texts = model.text(*(case.target.words for case in cases))
     options = {"timesteps": [999, 900, 800, 700, 300, 0], "cfg": 4.0}
     both = sample(model.host, noise, texts, model.null_text, guide=EachGuidance(guides), **options)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
 
@@ -108,3 +109,8 @@ def test_the_clip_is_pictures_that_the_motion_has_guided(followed):
     texts = followed.pipe.text, followed.pipe.null
     unguided = headless.sample(followed.host, followed.noise, *texts, **options)
     assert bool(followed.result.isfinite().all()) and not torch.equal(followed.result, unguided)
+
+
+def test_the_readme_says_the_same():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"```python\n{documented_code().strip()}\n```" in readme

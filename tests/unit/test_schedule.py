@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motionclone_core.schedule import PRESETS, GuidanceWindow, alphas_cumprod, equal_push, uneven_timesteps
+from motionclone_core.schedule import (
+    PRESETS,
+    GuidanceWindow,
+    alphas_cumprod,
+    before_a_seam,
+    equal_push,
+    uneven_timesteps,
+)
 
 # Steps N, guided steps G, ratio r of the four published settings.
 PUBLISHED = {
@@ -186,11 +193,28 @@ def test_steps_that_outnumber_the_timesteps_left_are_named():
         uneven_timesteps(60, 50, 0.3, timesteps=100)
 
 
-def test_the_fast_preset_pushes_as_far_as_the_published_one_in_a_third_of_the_steps():
+def test_the_fast_preset_pushes_at_least_as_far_as_the_published_one_in_a_third_of_the_steps():
     fast, camera = PRESETS["fast"], PRESETS["camera"]
-    assert (fast.steps, fast.guided_steps, fast.ratio, fast.cfg) == (30, 15, 0.3, 8.5)
-    # 10 rising steps sum to 5.5, 10 falling ones too, 30 are full; of 15: 2 + 2 and 9.
-    assert camera.weight * 41 == pytest.approx(fast.weight * 13)
+    assert (fast.steps, fast.guided_steps, fast.ratio, fast.cfg) == (30, 20, 0.3, 8.5)
+    # 10 rising steps sum to 5.5, 9 falling ones to 4.5, 31 are full; of 20: 17 full and 3 falling ones of 1.5.
+    assert fast.weight == pytest.approx(1.3 * camera.weight * 41 / 18.5, abs=0.5)
+    assert fast.limit == pytest.approx(0.04 * 41 / 18.5)
+
+
+def test_a_seam_is_where_the_uneven_steps_begin_to_spread():
+    timesteps = uneven_timesteps(30, 20, 0.3)
+    abar = alphas_cumprod()
+    sigmas = [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in timesteps] + [0.0]
+    assert [i for i in range(30) if before_a_seam(sigmas, i)] == [timesteps.index(700)] == [19]
+    even = [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in uneven_timesteps(30, 0, 0.3)] + [0.0]
+    assert not any(before_a_seam(even, i) for i in range(30))
+
+
+@pytest.mark.parametrize("last", [0.13, 0.12])
+def test_a_step_is_before_a_seam_below_an_eighth_of_the_next(last):
+    sigmas = [math.exp(1.0 + last), math.exp(1.0), 1.0, 0.0]
+    assert before_a_seam(sigmas, 0) == (last < 0.125)
+    assert not before_a_seam(sigmas, 1)  # what follows ends at 0: no length to compare with
 
 
 def test_equal_push():
