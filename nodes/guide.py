@@ -206,8 +206,8 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                     "preset",
                     options=[_CUSTOM, *PRESETS],
                     default=_CUSTOM,
-                    tooltip="A published setting. It replaces steps, guided steps, ratio, cfg, weight, warm-up, "
-                    "cool-down and the scheduler below; custom uses what you set.",
+                    tooltip="A published setting, or fast, which follows in 30 steps. It replaces steps, guided steps, "
+                    "ratio, cfg, weight, warm-up, cool-down, limit and the scheduler below; custom uses what you set.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -50,6 +50,35 @@ def test_a_guided_step_moves_by_the_literal_gradient(studio: Studio, changes: di
     assert relative_error((after - before) * SCALE, factor * gradient) < 1e-3
 
 
+def test_a_limit_shortens_the_push_to_its_size(studio: Studio) -> None:
+    scene = studio.scene()
+    rep, limit = scene.extracted(), 0.001
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT)
+    plain = scene.custom(scene.model, sigmas)
+    guided = scene.custom(scene.guided(rep, weight=2000.0, limit=limit), sigmas)
+    literal = scene.gradient("gradient", rep, SIGMA)
+    nodes = scene.save("plain", plain), scene.save("guided", guided), literal
+    before, after, gradient = studio.saved(studio.run(scene), *nodes)
+    size = np.sqrt(np.square(gradient.astype(np.float64)).mean())
+    assert 2000.0 * SIGMA * size > 2 * limit, "the push must be beyond the limit for this test to say anything"
+    assert relative_error((after - before) * SCALE, -SIGMA_NEXT * limit / size * gradient) < 1e-3
+
+
+def test_multistep_samplers_are_not_guided_before_a_seam_and_euler_is(studio: Studio) -> None:
+    scene = studio.scene()
+    rep = scene.extracted()
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT, 0.999 * SIGMA_NEXT, 5.0)
+    drawn = {}
+    for name in ("euler", "dpmpp_2m"):
+        sampler = scene.graph.add("KSamplerSelect", sampler_name=name)
+        for steps in (1, 2):
+            model = scene.guided(rep, weight=2000.0, guided_steps=steps)
+            drawn[f"{name} {steps}"] = scene.custom(model, sigmas, sampler=sampler)
+    euler, euler_too, multistep, multistep_too = studio.latents(scene, **drawn)
+    assert np.array_equal(multistep, multistep_too)
+    assert np.abs(euler - euler_too).max() > 1e-3 * np.abs(euler).max()
+
+
 def test_conditions_under_masks_share_the_gradient_as_they_share_the_picture(studio: Studio) -> None:
     scene = studio.scene()
     texts = [scene.text("a boat on the sea"), scene.text("a red house in the snow")]
