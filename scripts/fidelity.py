@@ -39,24 +39,22 @@ def cells() -> dict[str, Setting | None]:
         "main/no guidance": replace(PUBLISHED, weight=0.0),
         "main/guided": LIMITED,
         "main/guided, without the limit": PUBLISHED,
-        "main/another clip's motion": replace(LIMITED, other_motion=True),
-        "main/plain control": replace(LIMITED, k=16),
         "main/ceiling": None,
         "fast/no guidance": replace(FAST, weight=0.0),
         "fast/published weight": _with_steps(FAST.steps),
         "fast/fast": FAST,
         "fast/another clip's motion": replace(FAST, other_motion=True),
         "fast/plain control": replace(FAST, k=16),
-        "fast/plain control, pushed as far": replace(FAST, k=16, weight=PLAIN_FACTOR * FAST.weight),
+        "fast/plain control, weight x 4": replace(FAST, k=16, weight=PLAIN_FACTOR * FAST.weight),
     }
     sweeps: dict[str, dict[object, Setting]] = {
-        "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 8, 16)},
+        "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 16)},
         "t_alpha": {t: replace(FAST, t_alpha=t) for t in (200, 400, 600, 800)},
         "block": {b: replace(FAST, blocks=b) for b in BLOCKS},
-        "weight": {w: replace(FAST, weight=FAST.weight * w / PUBLISHED.weight) for w in (500, 1000, 2000, 4000, 8000)},
+        "weight": {w: replace(FAST, weight=FAST.weight * w / PUBLISHED.weight) for w in (1000, 2000, 4000, 8000)},
         "sampler": {name or "euler (ddim)": replace(FAST, scheduler=name) for name in ("", *SCHEDULERS)},
         "steps": {n: _with_steps(n) for n in STEPS},
-        "steps, equal push": {n: _pushing_equally(_with_steps(n)) for n in STEPS[:-1]},
+        "steps, equal push": {n: _pushing_equally(_with_steps(n)) for n in (20, 30, 100)},
     }
     return main | {f"{axis}/{value}": s for axis, settings in sweeps.items() for value, s in settings.items()}
 
@@ -93,6 +91,11 @@ def sources(cells: dict[str, Setting | None]) -> dict[str, str]:
     return {name: next(first for first, s in cells.items() if s == setting) for name, setting in cells.items()}
 
 
+def origin_of(setting: Setting | None, facts: dict[str, Any]) -> dict[str, Any]:
+    """What rows of one record share."""
+    return {"model": facts["model"], "precision": facts["precision"], "setting": setting and asdict(setting)}
+
+
 def measure(
     model: EmbeddedModel, name: str, setting: Setting | None, cases: Sequence[Case], store: Path, facts: dict[str, Any]
 ) -> None:
@@ -109,7 +112,7 @@ def measure(
     Raises:
         SystemExit: the store has rows of the cell that were measured otherwise.
     """
-    origin = {"model": facts["model"], "precision": facts["precision"], "setting": setting and asdict(setting)}
+    origin = origin_of(setting, facts)
     path = cell_path(store, name)
     record = read_record(path) or Record(origin)
     if record.origin != origin:
@@ -130,7 +133,7 @@ def measure(
 
 def measure_all(model: EmbeddedModel, chosen: dict[str, Setting | None], args: argparse.Namespace) -> None:
     """Every cell over a few cases, then over more: a run that is cut off has something of all."""
-    facts = {"model": file_hash(args.model), "precision": args.precision, "run": this_run()}
+    facts = facts_of(args)
     # The network alone: energy, gradient and sampler stay in float32.
     model.unet.to(getattr(torch, args.precision))
     starts = [(first, seed) for first in range(0, args.cases, BATCH) for seed in range(args.seeds)]
@@ -141,6 +144,11 @@ def measure_all(model: EmbeddedModel, chosen: dict[str, Setting | None], args: a
                 bar.set_description(f"seed {seed}, {name}")
                 measure(model, name, setting, cases, args.store, facts)
                 bar.update()
+
+
+def facts_of(args: argparse.Namespace) -> dict[str, Any]:
+    """See `measure`."""
+    return {"model": file_hash(args.model), "precision": args.precision, "run": this_run()}
 
 
 def chosen_cells(pattern: str, part: str) -> dict[str, Setting | None]:
@@ -192,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.report:
         measure_all(load_model(args.model), chosen_cells(args.cells, args.part), args)
     if args.report or args.part == "1/1":
-        write_report(args.store.parent / PAGE, args.store, sources(cells()), file_hash(args.model), latents)
+        origins = {name: origin_of(setting, facts_of(args)) for name, setting in cells().items()}
+        write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..representation import Crop
-from ..schedule import before_a_seam
+from ..schedule import beside_a_seam
 from .base import AttentionObserver, Guide, StopForward, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
 from .comfy_gradients import recording_call
@@ -139,7 +139,7 @@ class _Step:
 class _Run:
     """One sampling run: made by OUTER_SAMPLE, gone when it returns.
 
-    ``exact`` says that the sampler is one for which guidance is; the others are not guided before a seam.
+    ``exact`` says that the sampler is one for which guidance is; the others are not guided beside a seam.
     """
 
     guide: Guide
@@ -155,7 +155,7 @@ class _Run:
         sigma = float(timestep.flatten()[0])
         index = _step_index(sigmas, sigma)
         strength = self.guide.strength(index, len(sigmas) - 1)
-        if strength <= 0.0 or (not self.exact and before_a_seam(sigmas.tolist(), index)):
+        if strength <= 0.0 or (not self.exact and beside_a_seam(sigmas.tolist(), index)):
             return None
         return _Step(index, strength, sigma, float(sigmas[index]), float(sigmas[index + 1]))
 

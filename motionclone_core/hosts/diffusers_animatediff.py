@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..representation import Crop, RepresentationMismatchError
-from ..schedule import alphas_cumprod, before_a_seam
+from ..schedule import alphas_cumprod, beside_a_seam
 from ..taps import tap_name
 from .autograd import recording
 from .base import (
@@ -212,11 +212,11 @@ def steps_of(timesteps: Sequence[int]) -> list[Step]:
 
 
 def strengths(guide: Guide | None, steps: Sequence[Step], *, exact: bool) -> list[float]:
-    """How strongly each step is guided: 0 without a guide, and before a seam unless the sampler is ``exact``."""
+    """How strongly each step is guided: 0 without a guide, and beside a seam unless the sampler is ``exact``."""
     sigmas = [*(step.sigma for step in steps), 0.0]
     return [
         0.0
-        if guide is None or (not exact and before_a_seam(sigmas, step.index))
+        if guide is None or (not exact and beside_a_seam(sigmas, step.index))
         else guide.strength(step.index, len(steps))
         for step in steps
     ]

@@ -336,10 +336,10 @@ def test_schedulers_of_diffusers_are_guided(host, noise, texts, motion, name):
     result, strong = run(guidance(motion, 100.0))
     assert bool(result.isfinite().all())
     assert strong[2][0] < faint[2][0]
-    assert strong[3] == ()  # before the seam
+    assert strong[3] == ()  # beside the seam
 
 
-def test_a_multistep_sampler_is_not_guided_before_a_seam_and_euler_is(host, noise, texts, motion):
+def test_a_multistep_sampler_is_not_guided_beside_a_seam_and_euler_is(host, noise, texts, motion):
     timesteps = [999, 850, 700, 699, 400, 0]
 
     def guided(scheduler):

@@ -231,8 +231,9 @@ def test_guides_that_differ_in_more_than_the_motion_are_refused(model):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_sampler_is_guided_and_a_clip_does_not_depend_on_its_batch(model, name):
     cases = held_out_cases(2, 0)
-    setting = replace(FAST, steps=4, guided_steps=2, warm_up=0, cool_down=0, scheduler=name)
+    setting = replace(FAST, steps=5, guided_steps=3, warm_up=0, cool_down=0, scheduler=name)
     both, (alone,) = run(model, cases, setting), run(model, cases[1:], setting)
+    # The third guided step is beside the seam of the schedule.
     assert len(alone.pushes) == 2 and min(alone.pushes) > 0
     assert both[1].pushes == pytest.approx(alone.pushes, rel=1e-2)
     assert both[1].extremes == pytest.approx(alone.extremes, abs=0.02)

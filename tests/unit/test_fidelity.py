@@ -9,7 +9,8 @@ pytest.importorskip("diffusers")
 
 import fidelity
 from embedded.measuring import FAST, SCHEDULERS, Result, held_out_cases, score
-from fidelity_report import PATH, Cell, read_cells, table, write_report
+from fidelity_cells import PATH, Cell, gain, read_cells
+from fidelity_report import table, write_report
 from fidelity_store import Record, cell_path, read_record, write_record
 from motionclone_core.schedule import PRESETS
 
@@ -23,8 +24,12 @@ def row(case=0, seed=0, **values):
     return {"case": case, "seed": seed, **dict.fromkeys(keys, 0.5), "limited": 0, "skipped": 0, **values}
 
 
-def record(*rows, model="abc", setting=None):
-    return Record({"model": model, "precision": "float32", "setting": setting}, ("today, this machine",), rows)
+def origin(model="abc", setting=None):
+    return {"model": model, "precision": "float32", "setting": setting}
+
+
+def record(*rows, **how):
+    return Record(origin(**how), ("today, this machine",), rows)
 
 
 def cell(name, *rows):
@@ -96,7 +101,7 @@ def test_runs_side_by_side_share_the_cells():
 
 
 def test_a_pattern_takes_the_cells_whose_rows_are_shown():
-    assert set(fidelity.chosen_cells("k/*", "1/1")) == {"fast/fast", "k/2", "k/4", "k/8", "fast/plain control"}
+    assert set(fidelity.chosen_cells("k/*", "1/1")) == {"fast/fast", "k/2", "k/4", "fast/plain control"}
 
 
 @pytest.mark.parametrize("pattern, part", [("*", "3/2"), ("*", "0/2"), ("*", "half"), ("none/*", "1/1")])
@@ -116,7 +121,7 @@ def test_a_batch_whose_writing_fails_leaves_the_rows_before_it(tmp_path, monkeyp
     with pytest.raises(OSError, match="disk full"):
         fidelity.measure(None, "main/ceiling", None, held_out_cases(2, 0), tmp_path, FACTS)
     assert read_record(cell_path(tmp_path, "main/ceiling")) == before
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.*"))) == 1
 
 
 def test_cells_of_one_setting_share_their_rows():
@@ -125,7 +130,7 @@ def test_cells_of_one_setting_share_their_rows():
     assert {shown[f"{axis}/{value}"] for axis, value in (
         ("k", 1), ("t_alpha", 400), ("block", "up_blocks.1"), ("weight", 2000), ("sampler", "euler (ddim)"),
     )} == {"fast/fast"}  # fmt: skip
-    assert shown["steps/100"] == "main/guided"
+    assert shown["steps/100"] == shown["steps, equal push/100"] == "main/guided"
     assert shown["steps/30"] == "fast/published weight"
     assert all(cells[name] == cells[source] for name, source in shown.items())
 
@@ -151,15 +156,27 @@ def test_the_right_video_scores_well_and_the_reference_itself_does_not_meet_the_
         assert other.ground == 0.0 and other.colour < 1.0
 
 
-def page_of(tmp_path, **values):
+SETTING = {"weight": 1.0, "limit": 0.12, "guided_steps": 10, "scheduler": ""}
+
+
+def page_of(tmp_path, settings=None, **values):
     """The page over all cells; each cell's path error is its number, unless values say otherwise."""
     shown = {name: name for name in fidelity.cells()}
-    (tmp_path / "cells").mkdir(exist_ok=True)
+    how = {name: (settings or {}).get(name, SETTING) for name in shown}
     for i, name in enumerate(shown):
-        rows = [row(0, seed, **{"path_error": i + seed} | values) for seed in range(3)]
-        write_record(cell_path(tmp_path / "cells", name), record(*rows))
-    write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, "abc", LATENTS)
+        rows = [row(case, seed, **{"path_error": i + seed} | values) for case in range(2) for seed in range(3)]
+        write_record(cell_path(tmp_path / "cells", name), record(*rows, setting=how[name]))
+    return written(tmp_path, shown, {name: origin(setting=how[name]) for name in shown})
+
+
+def written(tmp_path, shown, origins):
+    write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, origins, LATENTS)
     return (tmp_path / "PAGE.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def a_folder_for_cells(tmp_path):
+    (tmp_path / "cells").mkdir()
 
 
 def test_the_page_has_every_measured_cell_its_plots_and_what_it_was_measured_with(tmp_path):
@@ -169,43 +186,52 @@ def test_the_page_has_every_measured_cell_its_plots_and_what_it_was_measured_wit
     for plot in ("main", "k", "t_alpha", "block", "weight", "steps", "steps_equal_push", "sampler"):
         assert (tmp_path / "cells" / f"{plot}.png").stat().st_size > 2000
         assert f"(cells/{plot}.png)" in page
-    for fact in ("`abc`", "references: 1; seeds: 3", "float32", "measured on today, this machine"):
+    for fact in ("`abc`", "references: 2; seeds: 3", "float32", "measured on today, this machine"):
         assert fact in page
 
 
-def test_the_comparison_is_paired_by_seed(tmp_path):
-    # "fast" is the ninth cell and "guided" the second: seven pixels worse in every seed, so without any spread.
-    assert "less 100 steps, px | at most 0 | | +7.00 ± 0.00, **not met** |" in page_of(tmp_path)
+def test_a_difference_is_paired_and_its_error_is_over_the_references():
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ours = cell("main/a", *(row(case, seed, path_error=10 * case + seed + case) for case, seed in pairs))
+    theirs = cell("main/b", *(row(case, seed, path_error=10 * case + seed) for case, seed in pairs[::-1]))
+    found = gain(ours, theirs, PATH)
+    assert found.mean == pytest.approx(0.5)
+    assert found.error == pytest.approx(np.std([0, 1], ddof=1) / np.sqrt(2))
+    assert found.at_most(0.5)[1] == found.at_least(0.5)[1] == found.within(0.5)[1] == "met"
+    assert found.at_most(0.0)[1] == "missed by less than two standard errors"
+    assert found.at_most(-1.0)[1] == "**not met**"
+
+
+def test_the_page_says_what_is_met_and_what_is_not(tmp_path):
+    # "fast" is the seventh cell and "guided" the second: five pixels worse in every clip, so without any error.
+    page = page_of(tmp_path)
+    assert "less 100 steps, px | at most 0 | | +5.00 ± 0.00, **not met** |" in page
+    assert "velocity cosine, guided | at least 0.80 | 0.500 ± 0.000, **not met** |" in page
+    assert "temporal consistency, guided less unguided | at least 0 | +0.0000 ± 0.0000, met |" in page
 
 
 def test_latents_beyond_the_training_clips_and_what_is_no_number_are_counted(tmp_path):
-    count = 3 * len(fidelity.cells())
-    range_, nan = "latents outside -1.2 to 2.5 | 0 |", "guided steps skipped for them | 0 |"
-    assert f"{range_} 0, met |" in page_of(tmp_path, low=-1.2, high=2.4)
-    assert f"{range_} {count}, **not met** |" in page_of(tmp_path, high=2.6)
-    assert f"{range_} {count}, **not met** |" in page_of(tmp_path, low=-1.3)
-    assert f"{nan} 0, met |" in page_of(tmp_path)
-    assert f"{nan} {count}, **not met** |" in page_of(tmp_path, low=float("nan"))
-    assert f"{nan} {2 * count}, **not met** |" in page_of(tmp_path, skipped=2)
+    count = 6 * len(fidelity.cells())
+    assert f"latents outside -1.2 to 2.5: 0 of {count} in all" in page_of(tmp_path, low=-1.2, high=2.4)
+    assert f"latents outside -1.2 to 2.5: {count} of {count} in all" in page_of(tmp_path, high=2.6)
+    assert f"latents outside -1.2 to 2.5: {count} of {count} in all" in page_of(tmp_path, low=-1.3)
+    assert "skipped for them: 0." in page_of(tmp_path)
+    assert f"skipped for them: {count}." in page_of(tmp_path, low=float("nan"))
+    assert f"skipped for them: {2 * count}." in page_of(tmp_path, skipped=2)
 
 
-def test_cells_guided_without_a_limit_are_no_part_of_that_count(tmp_path):
-    page_of(tmp_path, high=2.6)
-    count = 3 * len(fidelity.cells())
-    path = cell_path(tmp_path / "cells", "main/guided, without the limit")
-    old = read_record(path)
-    for setting, left in (({"limit": None, "weight": 1.0}, 3), ({"limit": None, "weight": 0.0}, 0)):
-        write_record(path, Record({**old.origin, "setting": setting}, old.runs, old.rows))
-        shown = {name: name for name in fidelity.cells()}
-        write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, "abc", LATENTS)
-        assert f"2.5 | 0 | {count - left}, **not met** |" in (tmp_path / "PAGE.md").read_text()
+def test_cells_guided_without_a_limit_are_counted_apart(tmp_path):
+    count, name = 6 * len(fidelity.cells()), "main/guided, without the limit"
+    page = page_of(tmp_path, {name: SETTING | {"limit": None}}, high=2.6)
+    assert f"{count - 6} of {count - 6} in all cells, sweeps included; 6 of 6 where guidance had no limit" in page
+    page = page_of(tmp_path, {name: SETTING | {"limit": None, "weight": 0.0}}, high=2.6)
+    assert f"{count} of {count} in all cells" in page
 
 
 def test_the_page_says_where_the_limit_acted(tmp_path):
-    setting = {"limit": 0.12, "guided_steps": 10, "weight": 1.0}
-    write_record(cell_path(tmp_path, "block/mid_block"), record(row(limited=1), row(1, limited=4), setting=setting))
-    write_report(tmp_path / "PAGE.md", tmp_path, {"block/mid_block": "block/mid_block"}, "abc", LATENTS)
-    assert "mid_block: 25.0 %" in (tmp_path / "PAGE.md").read_text()
+    page = page_of(tmp_path, {"block/mid_block": SETTING, "sampler/lcm": SETTING | {"scheduler": "lcm"}}, limited=1)
+    assert "mid_block: 10.0 %" in page
+    assert "lcm: 11.1 %" in page  # nine of its ten guided steps
 
 
 def test_no_comparison_of_cells_over_different_clips(tmp_path):
@@ -213,14 +239,14 @@ def test_no_comparison_of_cells_over_different_clips(tmp_path):
     guided = cell_path(tmp_path / "cells", "main/guided")
     write_record(guided, Record(read_record(guided).origin, (), read_record(guided).rows[:2]))
     shown = {name: name for name in fidelity.cells()}
-    write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, "abc", LATENTS)
-    assert "| asked |" not in (tmp_path / "PAGE.md").read_text()
+    assert "| asked |" not in written(tmp_path, shown, {name: origin(setting=SETTING) for name in shown})
 
 
-def test_rows_of_another_model_are_not_shown(tmp_path):
-    for name, model in (("k/1", "abc"), ("k/2", "def")):
-        write_record(cell_path(tmp_path, name), record(row(), model=model))
-    assert set(read_cells(tmp_path, {"k/1": "k/1", "k/2": "k/2", "k/4": "k/4"}, "abc")) == {"k/1"}
+def test_rows_of_another_model_or_setting_are_not_shown(tmp_path):
+    for name, how in (("k/1", {}), ("k/2", {"model": "def"}), ("k/4", {"setting": SETTING})):
+        write_record(cell_path(tmp_path, name), record(row(), **how))
+    shown = {name: name for name in ("k/1", "k/2", "k/4", "k/16")}
+    assert set(read_cells(tmp_path, shown, dict.fromkeys(shown, origin()))) == {"k/1"}
 
 
 def test_a_table_says_mean_and_spread():
@@ -231,8 +257,8 @@ def test_a_table_says_mean_and_spread():
 
 def test_cells_cover_what_is_promised():
     names = fidelity.cells()
-    main = ("no guidance", "guided", "another clip's motion", "plain control", "ceiling")
-    assert {f"main/{name}" for name in main} <= set(names)
+    assert {"main/no guidance", "main/guided", "main/ceiling"} <= set(names)
+    assert {"fast/no guidance", "fast/fast", "fast/another clip's motion", "fast/plain control"} <= set(names)
     for axis in ("k", "t_alpha", "block", "weight", "steps", "sampler"):
         assert sum(name.startswith(axis + "/") for name in names) >= 4
     assert {f"sampler/{name}" for name in SCHEDULERS} <= set(names)

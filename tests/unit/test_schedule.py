@@ -14,7 +14,7 @@ from motionclone_core.schedule import (
     PRESETS,
     GuidanceWindow,
     alphas_cumprod,
-    before_a_seam,
+    beside_a_seam,
     equal_push,
     uneven_timesteps,
 )
@@ -201,20 +201,28 @@ def test_the_fast_preset_pushes_at_least_as_far_as_the_published_one_in_a_third_
     assert fast.limit == pytest.approx(0.04 * 41 / 18.5)
 
 
-def test_a_seam_is_where_the_uneven_steps_begin_to_spread():
-    timesteps = uneven_timesteps(30, 20, 0.3)
+def sigmas_at(timesteps):
     abar = alphas_cumprod()
-    sigmas = [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in timesteps] + [0.0]
-    assert [i for i in range(30) if before_a_seam(sigmas, i)] == [timesteps.index(700)] == [19]
-    even = [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in uneven_timesteps(30, 0, 0.3)] + [0.0]
-    assert not any(before_a_seam(even, i) for i in range(30))
+    return [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in timesteps] + [0.0]
 
 
-@pytest.mark.parametrize("last", [0.13, 0.12])
-def test_a_step_is_before_a_seam_below_an_eighth_of_the_next(last):
-    sigmas = [math.exp(1.0 + last), math.exp(1.0), 1.0, 0.0]
-    assert before_a_seam(sigmas, 0) == (last < 0.125)
-    assert not before_a_seam(sigmas, 1)  # what follows ends at 0: no length to compare with
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_one_seam_where_its_guided_steps_end(name):
+    preset = PRESETS[name]
+    sigmas = sigmas_at(uneven_timesteps(preset.steps, preset.guided_steps, preset.ratio))
+    guided = range(preset.guided_steps)
+    assert [i for i in guided if beside_a_seam(sigmas, i)] == [preset.guided_steps - 1]
+
+
+def test_evenly_spread_steps_have_no_seam_but_near_the_end():
+    sigmas = sigmas_at(uneven_timesteps(30, 0, 0.3))
+    assert not any(beside_a_seam(sigmas, i) for i in range(25))
+
+
+@pytest.mark.parametrize("length", [0.26, 0.24])
+def test_a_seam_is_a_step_of_less_than_a_quarter_of_the_next(length):
+    sigmas = [math.exp(1.0 + length), math.exp(1.0), 1.0, math.exp(-1.0), 0.0]
+    assert [beside_a_seam(sigmas, i) for i in range(4)] == [length < 0.25, length < 0.25, False, False]
 
 
 def test_equal_push():

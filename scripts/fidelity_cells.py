@@ -1,0 +1,163 @@
+"""Scores of measured cells: columns, means, spreads and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fidelity_store import Record, cell_path, read_record
+
+MET, NOT_MET = "met", "**not met**"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One score in the tables: its name in the rows, its title, its unit's factor, and its digits."""
+
+    key: str
+    title: str
+    factor: int
+    digits: int
+
+    def written(self, mean: float, spread: float, sign: str = "") -> str:
+        """``mean ± spread``, both in the column's unit; a spread of nan is left out."""
+        if np.isnan(mean):
+            return "-"
+        text = f"{mean:{sign}.{self.digits}f}"
+        return text if np.isnan(spread) else f"{text} ± {spread:.{self.digits}f}"
+
+
+PATH = Column("path_error", "path error, px", 1, 2)
+COSINE = Column("velocity_cosine", "velocity cosine", 1, 3)
+SHAPE = Column("shape", "shape, %", 100, 1)
+COLOUR = Column("colour", "colour, %", 100, 1)
+CONSISTENCY = Column("consistency", "temporal consistency", 1, 4)
+COLUMNS = (
+    PATH,
+    COSINE,
+    Column("seen", "seen, %", 100, 1),
+    SHAPE,
+    COLOUR,
+    Column("ground", "ground, %", 100, 1),
+    Column("fidelity", "motion fidelity", 1, 3),
+    Column("frechet", "Fréchet, % of diagonal", 100, 2),
+    Column("magnitude", "magnitude, % per frame", 100, 2),
+    CONSISTENCY,
+    Column("push", "push", 1, 4),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The scores of one cell, one row a case and seed."""
+
+    name: str
+    record: Record
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, float]]:
+        return self.record.rows
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """How the cell was sampled; empty for the ceiling."""
+        return self.record.origin["setting"] or {}
+
+    @property
+    def limit(self) -> float | None:
+        return self.setting.get("limit")
+
+    @property
+    def guided(self) -> bool:
+        return self.setting.get("weight", 0.0) > 0
+
+    @property
+    def label(self) -> str:
+        return self.name.split("/", 1)[1]
+
+    def values(self, key: str) -> np.ndarray:
+        """One score of every case; nan where it has no meaning."""
+        return np.array([row[key] for row in self.rows], float)
+
+    def mean(self, key: str) -> float:
+        return _mean(self.values(key))
+
+    def by_seed(self, key: str) -> list[float]:
+        """The mean over the clips of each seed."""
+        seeds = np.array([row["seed"] for row in self.rows])
+        return [_mean(self.values(key)[seeds == seed]) for seed in np.unique(seeds)]
+
+    def spread(self, key: str) -> float:
+        """Standard deviation of the seeds' means; nan with fewer than two."""
+        means = self.by_seed(key)
+        return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+
+    def entry(self, column: Column) -> str:
+        """One cell of a table."""
+        return column.written(column.factor * self.mean(column.key), column.factor * self.spread(column.key))
+
+
+def _mean(values: np.ndarray) -> float:
+    known = _known(values)
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def read_cells(store: Path, shown: Mapping[str, str], origins: Mapping[str, Any]) -> dict[str, Cell]:
+    """The cells that were measured as they would be today.
+
+    Args:
+        store: folder of the records.
+        shown: names of the cells, and whose rows each of them shows.
+        origins: what the records of those have to say of model, precision and setting.
+    """
+    records = {source: read_record(cell_path(store, source)) for source in set(shown.values())}
+    return {
+        name: Cell(name, record)
+        for name, record in ((name, records[source]) for name, source in shown.items())
+        if record is not None and record.rows and record.origin == origins[shown[name]]
+    }
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference of two cells over the same clips, in a column's unit, and its standard error."""
+
+    mean: float
+    error: float
+    text: str
+
+    def at_least(self, bound: float) -> tuple[str, str]:
+        """What was measured, and whether that is enough."""
+        return self.text, self._met(self.mean - bound)
+
+    def at_most(self, bound: float) -> tuple[str, str]:
+        return self.text, self._met(bound - self.mean)
+
+    def within(self, bound: float) -> tuple[str, str]:
+        return self.text, self._met(bound - abs(self.mean))
+
+    def _met(self, margin: float) -> str:
+        if margin >= 0:
+            return MET
+        return NOT_MET if not margin > -2 * self.error else "missed by less than two standard errors"
+
+
+def gain(a: Cell, b: Cell, column: Column) -> Gain:
+    """``a`` less ``b``; the error is that of the references, each the mean of its seeds."""
+    pairs = {(row["case"], row["seed"]): row[column.key] for row in b.rows}
+    by_case: dict[int, list[float]] = {}
+    for row in a.rows:
+        by_case.setdefault(row["case"], []).append(row[column.key] - pairs[row["case"], row["seed"]])
+    values = np.array([np.mean(known) for known in map(_known, by_case.values()) if len(known)])
+    error = column.factor * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    mean = column.factor * float(values.mean()) if len(values) else np.nan
+    return Gain(mean, float(error), column.written(mean, error, sign="+"))
+
+
+def _known(values: Iterable[float]) -> np.ndarray:
+    values = np.array(list(values), float)
+    return values[~np.isnan(values)]
