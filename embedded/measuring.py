@@ -193,37 +193,44 @@ class Result:
     pushes: tuple[float, ...] = ()
 
 
+def read_motion(
+    model: EmbeddedModel, video: NDArray[np.uint8], setting: Setting, *, seed: int, source: str = ""
+) -> MotionRepresentation:
+    """The motion of a video ``[f, h, w, 3]``, read as a setting says."""
+    return extract(
+        model.host,
+        model.encode(video),
+        model.null_text,
+        blocks=setting.blocks,
+        k=setting.k,
+        t_alpha=setting.t_alpha,
+        noise_seed=seed,
+        source=source,
+    )
+
+
 def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[MotionRepresentation]:
     """The motion that leads each case."""
-    host, null = model.host, model.null_text
-    return [
-        extract(
-            host,
-            model.encode((case.other if setting.other_motion else case.reference).render()),
-            null,
-            blocks=setting.blocks,
-            k=setting.k,
-            t_alpha=setting.t_alpha,
-            noise_seed=_seed(case, "extraction"),
-        )
-        for case in cases
-    ]
+    videos = [(case.other if setting.other_motion else case.reference).render() for case in cases]
+    seeds = [seed_for(case.index, case.seed, "extraction") for case in cases]
+    return [read_motion(model, video, setting, seed=seed) for video, seed in zip(videos, seeds, strict=True)]
 
 
-def _seed(case: Case, purpose: str) -> int:
-    """A seed of its own for each case and purpose, whatever the batch that a case is in."""
-    return int(np.random.SeedSequence((case.index, case.seed, *purpose.encode())).generate_state(1)[0])
+def seed_for(clip: int, seed: int, purpose: str) -> int:
+    """A seed of its own for each clip and purpose, whatever the batch that a clip is in."""
+    return int(np.random.SeedSequence((clip, seed, *purpose.encode())).generate_state(1)[0])
 
 
-def generators(cases: Sequence[Case], purpose: str) -> list[torch.Generator]:
-    """One generator for each case."""
-    return [torch.Generator().manual_seed(_seed(case, purpose)) for case in cases]
+def initial_noise(clips: Sequence[int], seed: int) -> Tensor:
+    """``[b, c, f, h, w]`` for clips by their numbers."""
+    shape = (LATENT_CHANNELS, FRAMES, _CELLS, _CELLS)
+    each = (torch.Generator().manual_seed(seed_for(clip, seed, "initial noise")) for clip in clips)
+    return torch.stack([torch.randn(shape, generator=generator) for generator in each])
 
 
 def noise_of(cases: Sequence[Case]) -> Tensor:
     """The initial noise ``[b, c, f, h, w]``."""
-    shape = (LATENT_CHANNELS, FRAMES, _CELLS, _CELLS)
-    return torch.stack([torch.randn(shape, generator=each) for each in generators(cases, "initial noise")])
+    return torch.cat([initial_noise([case.index], case.seed) for case in cases])
 
 
 class _Pushes:
@@ -266,10 +273,7 @@ def generate(
         generator: of the noise that the scheduler adds, one a clip.
         on_step: called after each step, for progress.
     """
-    guide = None
-    if motions and setting.weight:
-        options = (setting.weight, setting.window, setting.update_rule, setting.limit)
-        guide = EachGuidance([MotionGuidance(motion, *options) for motion in motions])
+    guide = _guide(setting, motions) if motions and setting.weight else None
     pushes = _Pushes(guide, setting.steps, on_step)
     timesteps = uneven_timesteps(setting.steps, setting.guided_steps, setting.ratio)
     latents = sample(
@@ -287,6 +291,11 @@ def generate(
     return [_result(model, latent, pushes.of(i)) for i, latent in enumerate(latents.split(1))]
 
 
+def _guide(setting: Setting, motions: Sequence[MotionRepresentation]) -> EachGuidance:
+    options = (setting.weight, setting.window, setting.update_rule, setting.limit)
+    return EachGuidance([MotionGuidance(motion, *options) for motion in motions])
+
+
 def _result(model: EmbeddedModel, latent: Tensor, pushes: tuple[float, ...] = ()) -> Result:
     (video,) = model.decode(latent.nan_to_num(0.0, 0.0, 0.0))
     extremes = latent.aminmax()
@@ -298,7 +307,7 @@ def run(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[R
     """Sample cases under one setting, in one batch."""
     motions = representations(model, cases, setting) if setting.weight else ()
     captions = [case.target.words for case in cases]
-    added = generators(cases, "added noise")
+    added = [torch.Generator().manual_seed(seed_for(case.index, case.seed, "added noise")) for case in cases]
     return generate(model, captions, noise_of(cases), setting, motions=motions, generator=added)
 
 

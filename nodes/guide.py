@@ -68,7 +68,7 @@ def _limit_input() -> io.Float.Input:
         round=0.001,
         optional=True,
         tooltip="The strongest push of one step, as a share of the noise: a stronger one is shortened to it. Try 0.04 "
-        "at 100 steps, 0.1 at 30, if a clip breaks up. 0 is off, as published.",
+        "at 100 steps, 0.09 at 30, if a clip breaks up. 0 is off, as published.",
     )
 
 
@@ -231,7 +231,8 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                     "sampler_name",
                     options=comfy.samplers.SAMPLER_NAMES,
                     default="euler",
-                    tooltip="euler and ddim are exact; samplers that guidance does not fit are refused.",
+                    tooltip="euler and ddim are exact; the others leave out the last guided step, and samplers that "
+                    "guidance does not fit are refused.",
                 ),
                 io.Combo.Input(
                     "scheduler",

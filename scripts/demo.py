@@ -15,16 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from animation import write_animation
 from embedded.drawing import COLOURS, FRAMES, GROUNDS, PATTERNS, SHAPES, SIZE, Scene, random_scene
-from embedded.measuring import FAST, PUBLISHED, Setting, generate
-from embedded.model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel, ModelFileError, load_model
+from embedded.measuring import FAST, PUBLISHED, Setting, generate, initial_noise, read_motion, seed_for
+from embedded.model import EmbeddedModel, ModelFileError, load_model
 from embedded.scoring import caption_correct, locate
-from motionclone_core.headless import extract
 from motionclone_core.metrics import (
     Tracks,
     motion_fidelity,
@@ -128,34 +126,13 @@ class Shown:
     guided: Video
 
 
-def seed_of(seed: int, clip: int, purpose: str) -> int:
-    """A seed of its own for each clip and purpose, however many clips there are."""
-    return int(np.random.SeedSequence((seed, clip, *purpose.encode())).generate_state(1)[0])
-
-
-def initial_noise(count: int, seed: int) -> torch.Tensor:
-    """``[b, c, f, h, w]``."""
-    cells = UNET_CONFIG["sample_size"]
-    generators = (torch.Generator().manual_seed(seed_of(seed, i, "initial noise")) for i in range(count))
-    return torch.stack([torch.randn((LATENT_CHANNELS, FRAMES, cells, cells), generator=each) for each in generators])
-
-
 def clone(model: EmbeddedModel, clips: Sequence[Clip], setting: Setting, seed: int) -> list[Shown]:
     """Extract every clip's motion, and sample its target with and without it."""
     motions = [
-        extract(
-            model.host,
-            model.encode(clip.video),
-            model.null_text,
-            blocks=setting.blocks,
-            k=setting.k,
-            t_alpha=setting.t_alpha,
-            noise_seed=seed_of(seed, i, "extraction"),
-            source=clip.caption,
-        )
+        read_motion(model, clip.video, setting, seed=seed_for(i, seed, "extraction"), source=clip.caption)
         for i, clip in enumerate(tqdm(clips, desc="extract "))
     ]
-    captions, noise = [clip.target.words for clip in clips], initial_noise(len(clips), seed)
+    captions, noise = [clip.target.words for clip in clips], initial_noise(range(len(clips)), seed)
     videos = []
     for name, used in (("unguided", ()), ("guided  ", motions)):
         with tqdm(total=setting.steps, desc=name) as bar:
@@ -252,7 +229,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="reference video; drawn ones if this is left out")
     parser.add_argument("--caption", default="red circle slate plain", help="what to show instead of --video's")
-    parser.add_argument("--preset", choices=PRESETS, default="camera")
+    parser.add_argument("--preset", choices=PRESETS, default="fast")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, from 0")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()

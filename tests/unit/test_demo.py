@@ -13,6 +13,7 @@ pytest.importorskip("diffusers")
 
 import demo
 from draw_clip import draw_clip
+from embedded import measuring
 from embedded.drawing import FRAMES
 from embedded.measuring import Result
 from embedded.model import ModelFileError
@@ -119,7 +120,7 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.extractions, self.noise = [], None
-        monkeypatch.setattr(demo, "extract", self.extract)
+        monkeypatch.setattr(measuring, "extract", self.extract)
         monkeypatch.setattr(demo, "generate", self.generate)
 
     def encode(self, video):

@@ -18,12 +18,12 @@ from embedded.measuring import (
     FAST,
     SCHEDULERS,
     EachGuidance,
-    generators,
     held_out_cases,
     noise_of,
     representations,
     run,
     score,
+    seed_for,
 )
 from embedded.model import (
     FORMAT,
@@ -203,20 +203,27 @@ def test_what_is_no_picture_is_refused(model):
 # --- motion cloning ---------------------------------------------------------------------------------------
 
 
+def first_gradients(model, noise, texts, guide):
+    """Of each clip, in the first guided step: later ones also tell of how chaotic sampling is."""
+    seen = []
+    sample(
+        model.host, noise, texts, model.null_text, timesteps=[999, 900], guide=guide,
+        on_step=lambda step, denoised, gradient: seen.append(gradient),
+    )  # fmt: skip
+    return seen[0].value.chunk(len(noise))
+
+
 def test_each_clip_of_a_batch_follows_its_own_motion(model):
-    """Two clips guided together are the two guided alone, to float32's rounding."""
-    cases, setting = held_out_cases(2, 0), replace(FAST, steps=6, guided_steps=4, warm_up=1, cool_down=1)
-    motions, noise = representations(model, cases, setting), noise_of(cases)
-    window = GuidanceWindow(0, 4, 1, 1)
-    guides = [MotionGuidance(motion, 2000.0, window, limit=0.02) for motion in motions]
+    cases = held_out_cases(2, 0)
+    motions, noise = representations(model, cases, FAST), noise_of(cases)
+    guides = [MotionGuidance(motion, 2000.0, GuidanceWindow(0, 1, 0, 0)) for motion in motions]
     texts = model.text(*(case.target.words for case in cases))
-    options = {"timesteps": [999, 900, 800, 700, 300, 0], "cfg": 4.0}
-    both = sample(model.host, noise, texts, model.null_text, guide=EachGuidance(guides), **options)
+    both = first_gradients(model, noise, texts, EachGuidance(guides))
+    swapped = first_gradients(model, noise, texts, EachGuidance(guides[::-1]))
     for i in range(2):
-        alone = sample(model.host, noise[i : i + 1], texts[i : i + 1], model.null_text, guide=guides[i], **options)
-        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-3, atol=2e-3)
-    swapped = sample(model.host, noise, texts, model.null_text, guide=EachGuidance(guides[::-1]), **options)
-    assert (swapped - both).abs().max() > 0.1
+        (alone,) = first_gradients(model, noise[i : i + 1], texts[i : i + 1], guides[i])
+        assert (both[i] - alone).norm() < 0.02 * alone.norm()
+        assert (swapped[i] - alone).norm() > 0.5 * alone.norm()
 
 
 def test_guides_that_differ_in_more_than_the_motion_are_refused(model):
@@ -236,12 +243,13 @@ def test_every_sampler_is_guided_and_a_clip_does_not_depend_on_its_batch(model, 
     # The third guided step is beside the seam of the schedule.
     assert len(alone.pushes) == 2 and min(alone.pushes) > 0
     assert both[1].pushes == pytest.approx(alone.pushes, rel=1e-2)
-    assert both[1].extremes == pytest.approx(alone.extremes, abs=0.02)
+    assert both[1].extremes == pytest.approx(alone.extremes, rel=0.01)
 
 
 def test_every_noise_is_another(model):
     cases = [*held_out_cases(3, 0), *held_out_cases(3, 1)]
-    seeds = [each.initial_seed() for kind in ("initial noise", "added noise") for each in generators(cases, kind)]
+    purposes = ("initial noise", "added noise")
+    seeds = [seed_for(case.index, case.seed, purpose) for case in cases for purpose in purposes]
     seeds += [motion.provenance.noise_seed for motion in representations(model, cases, FAST)]
     assert len(set(seeds)) == 3 * len(cases)
 
