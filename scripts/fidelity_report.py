@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def write_report(
     of = {
         axis: [cell for name, cell in cells.items() if name.startswith(axis + "/")] for axis in ("main", "fast", *AXES)
     }
-    parts = [_HEAD.format(facts="\n".join(f"- {fact}" for fact in _facts(cells.values())), latents=latents)]
+    parts = [_HEAD.format(facts="\n".join(f"- {fact}" for fact in _facts(cells.values(), len(shown))), latents=latents)]
     if of["main"]:
         plot_main(of["main"], store / "main.png")
         parts += [_MAIN, table(of["main"], "cell"), _limited(of["main"])]
@@ -106,12 +106,15 @@ def write_report(
     page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
 
-def _facts(cells: Iterable[Cell]) -> list[str]:
+def _facts(cells: Collection[Cell], wanted: int) -> list[str]:
     records = [cell.record for cell in cells]
     runs = sorted({run for record in records for run in record.runs})
     models, precisions = (sorted({record.origin[key] for record in records}) for key in ("model", "precision"))
     done = {pair for record in records for pair in record.done}
+    clips = sorted({len(record.rows) for record in records})
+    unfinished = len(cells) < wanted or len(clips) > 1
     return [
+        *([f"**not finished**: {len(cells)} of {wanted} cells, over {clips[0]} to {clips[-1]} clips"] * unfinished),
         f"model: SHA-256 `{', '.join(models)}`",
         f"held-out references: {len({case for case, _ in done})}; seeds: {len({seed for _, seed in done})}",
         f"precision of the network: {', '.join(precisions)}; of everything else: float32",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ class Record:
 
 def cell_path(store: Path, name: str) -> Path:
     """The file of a cell."""
-    return store / f"{name.replace('/', '--').replace(' ', '_')}.jsonl"
+    return store / f"{re.sub('[^a-z0-9._]+', '_', name.replace('/', '__'))}.jsonl"
 
 
 def read_record(path: Path) -> Record | None:

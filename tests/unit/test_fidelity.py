@@ -124,6 +124,12 @@ def test_a_batch_whose_writing_fails_leaves_the_rows_before_it(tmp_path, monkeyp
     assert len(list(tmp_path.glob("*.*"))) == 1
 
 
+def test_every_cell_has_a_file_of_its_own_and_of_a_plain_name(tmp_path):
+    names = [cell_path(tmp_path, name).name for name in fidelity.cells()]
+    assert len(set(names)) == len(names)
+    assert all(name.replace("_", "").replace(".", "").isalnum() for name in names)
+
+
 def test_cells_of_one_setting_share_their_rows():
     cells = fidelity.cells()
     shown = fidelity.sources(cells)
@@ -235,11 +241,13 @@ def test_the_page_says_where_the_limit_acted(tmp_path):
 
 
 def test_no_comparison_of_cells_over_different_clips(tmp_path):
-    page_of(tmp_path)
+    assert "not finished" not in page_of(tmp_path)
     guided = cell_path(tmp_path / "cells", "main/guided")
     write_record(guided, Record(read_record(guided).origin, (), read_record(guided).rows[:2]))
     shown = {name: name for name in fidelity.cells()}
-    assert "| asked |" not in written(tmp_path, shown, {name: origin(setting=SETTING) for name in shown})
+    page = written(tmp_path, shown, {name: origin(setting=SETTING) for name in shown})
+    assert "| asked |" not in page
+    assert f"**not finished**: {len(shown)} of {len(shown)} cells, over 2 to 6 clips" in page
 
 
 def test_rows_of_another_model_or_setting_are_not_shown(tmp_path):
