@@ -128,7 +128,8 @@ def measure(
     for case, result in zip(left, results, strict=True):
         scores = asdict(score(case, result, setting and setting.limit))
         rows.append({"case": case.index, "seed": case.seed} | {key: round(value, 5) for key, value in scores.items()})
-    write_record(path, record.with_rows(facts["run"], rows))
+    # Another run may have added rows meanwhile.
+    write_record(path, (read_record(path) or record).with_rows(facts["run"], rows))
 
 
 def measure_all(model: EmbeddedModel, chosen: dict[str, Setting | None], args: argparse.Namespace) -> None:

@@ -32,9 +32,10 @@ class Record:
         return {(row["case"], row["seed"]) for row in self.rows}
 
     def with_rows(self, run: str, rows: list[dict[str, Any]]) -> Record:
-        """The record with the rows of a run added."""
+        """The record with the rows of a run added that it does not have yet."""
         runs = self.runs if run in self.runs else (*self.runs, run)
-        return Record(self.origin, runs, (*self.rows, *rows))
+        new = (row for row in rows if (row["case"], row["seed"]) not in self.done)
+        return Record(self.origin, runs, (*self.rows, *new))
 
 
 def cell_path(store: Path, name: str) -> Path:

@@ -124,6 +124,20 @@ def test_a_batch_whose_writing_fails_leaves_the_rows_before_it(tmp_path, monkeyp
     assert len(list(tmp_path.glob("*.*"))) == 1
 
 
+def test_rows_that_another_run_wrote_meanwhile_are_kept(tmp_path, monkeypatch):
+    cases, path = held_out_cases(2, 0), cell_path(tmp_path, "main/ceiling")
+
+    def meanwhile(_model, batch):
+        write_record(path, Record(origin(), ("elsewhere",), (row(0, path_error=7.0), row(5))))
+        return [Result(case.wanted.render(), (0.0, 1.0)) for case in batch]
+
+    monkeypatch.setattr(fidelity, "ceiling", meanwhile)
+    fidelity.measure(None, "main/ceiling", None, cases, tmp_path, FACTS)
+    kept = read_record(path)
+    assert [r["case"] for r in kept.rows] == [0, 5, 1] and kept.rows[0]["path_error"] == 7.0
+    assert kept.runs == ("elsewhere", FACTS["run"])
+
+
 def test_every_cell_has_a_file_of_its_own_and_of_a_plain_name(tmp_path):
     names = [cell_path(tmp_path, name).name for name in fidelity.cells()]
     assert len(set(names)) == len(names)
