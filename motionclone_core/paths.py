@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def resolve_inside(root: Path, name: str) -> Path:
@@ -74,14 +76,25 @@ def _leads_inside(root: Path, name: str) -> bool:
         return False
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; its folder is made if it is missing."""
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the name ``path`` once all of it is written; its folder is made if missing.
+
+    Whatever goes wrong in the block, a file of that name stays what it was, and nothing else is left behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written here: files of tempfile and of safetensors' save_file are for nobody else to read.
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            yield file
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; see `whole`."""
+    with whole(path) as file:
+        file.write(content)

@@ -166,16 +166,16 @@ class Preset:
 
 
 _CAMERA = Preset(steps=100, guided_steps=50, ratio=0.3)
-# Most steps of the camera preset push less than half as far on the embedded model (docs/FIDELITY.md).
-_CAMERA_LIMIT = 0.04
+# The published settings have none; docs/FIDELITY.md says how few of their steps it shortens.
+CAMERA_LIMIT = 0.04
 # By trial, on the embedded model.
-_FAST_GAIN = 1.3
+FAST_GAIN = 1.3
 
 
 def _fast() -> Preset:
     window = GuidanceWindow(0, guided_steps=20, warm_up=1, cool_down=4)
-    weight, limit = (equal_push(value, _CAMERA.window, window) for value in (_CAMERA.weight, _CAMERA_LIMIT))
-    weight = round(_FAST_GAIN * weight)
+    weight, limit = (equal_push(value, _CAMERA.window, window) for value in (_CAMERA.weight, CAMERA_LIMIT))
+    weight = round(FAST_GAIN * weight)
     return Preset(30, window.guided_steps, _CAMERA.ratio, weight, window.warm_up, window.cool_down, limit=limit)
 
 

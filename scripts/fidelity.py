@@ -25,7 +25,7 @@ from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceili
 from embedded.model import MODEL_FILE, EmbeddedModel, card_of, file_hash, load_model
 from fidelity_report import write_report
 from fidelity_store import Record, cell_path, read_record, write_record
-from motionclone_core.schedule import equal_push
+from motionclone_core.schedule import CAMERA_LIMIT, equal_push
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "fidelity"
@@ -82,8 +82,7 @@ def _pushing_like(weight: float, setting: Setting) -> float:
     return equal_push(weight, PUBLISHED.window, setting.window)
 
 
-# The published settings, with the limit of fast.
-LIMITED = replace(PUBLISHED, limit=round(equal_push(FAST.limit, FAST.window, PUBLISHED.window), 6))
+LIMITED = replace(PUBLISHED, limit=CAMERA_LIMIT)
 
 
 def sources(cells: dict[str, Setting | None]) -> dict[str, str]:

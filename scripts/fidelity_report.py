@@ -10,7 +10,17 @@ import numpy as np
 
 from fidelity_cells import COLUMNS, COSINE, PATH, SHAPE, Cell, read_cells
 from fidelity_verdict import verdict
+from motionclone_core.schedule import CAMERA_LIMIT, FAST_GAIN, PRESETS, equal_push
 
+_CAMERA, _FAST_PRESET = PRESETS["camera"], PRESETS["fast"]
+_NUMBERS = {
+    "camera": _CAMERA,
+    "fast": _FAST_PRESET,
+    "limit": CAMERA_LIMIT,
+    "gain": FAST_GAIN,
+    "ratio": equal_push(1.0, _CAMERA.window, _FAST_PRESET.window),
+    "raised": _FAST_PRESET.weight / _CAMERA.weight,
+}
 AXES = ("k", "t_alpha", "block", "weight", "steps", "steps, equal push", "sampler")
 
 
@@ -92,16 +102,17 @@ def write_report(
     parts = [_HEAD.format(facts="\n".join(f"- {fact}" for fact in _facts(cells.values(), len(shown))), latents=latents)]
     if of["main"]:
         plot_main(of["main"], store / "main.png")
-        parts += [_MAIN, table(of["main"], "cell"), _limited(of["main"])]
+        parts += [_MAIN.format_map(_NUMBERS), table(of["main"], "cell"), _limited(of["main"])]
         parts += [f"![distributions]({_link(page, store)}/main.png)", verdict(cells, latents)]
     if of["fast"]:
-        parts += [_FAST, table(of["fast"], "cell"), _limited(of["fast"])]
+        parts += [_FAST.format_map(_NUMBERS), table(of["fast"], "cell"), _limited(of["fast"])]
     floor = cells.get("fast/no guidance")
     for axis in AXES:
         if of[axis]:
             plot = f"{axis.replace(', ', '_').replace(' ', '_')}.png"
             plot_sweep(axis, of[axis], floor, store / plot)
-            parts += [f"## {_TITLES[axis]}", _NOTES[axis], table(of[axis], axis), _limited(of[axis])]
+            parts += [f"## {_TITLES[axis]}", _NOTES[axis].format_map(_NUMBERS)]
+            parts += [table(of[axis], axis), _limited(of[axis])]
             parts += [f"![{axis}]({_link(page, store)}/{plot})"]
     page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
@@ -127,7 +138,8 @@ def _link(page: Path, store: Path) -> str:
 
 
 def _extremes(cell: Cell) -> str:
-    return f"{np.nanmin(cell.values('low')):.1f} to {np.nanmax(cell.values('high')):.1f}"
+    low, high = (cell.values(key)[~np.isnan(cell.values(key))] for key in ("low", "high"))
+    return f"{low.min():.1f} to {high.max():.1f}" if len(low) else "-"
 
 
 def _limited(cells: Sequence[Cell]) -> str:
@@ -168,16 +180,18 @@ over references. Differences are ± their standard error over the references.
 All cells use cfg 6, which suits this model, and Euler's method (DDIM) where nothing else is said."""
 _MAIN = """## The method
 
-The published schedule: 100 steps, 50 of them guided, ratio 0.3, weight 2000, ramps of 10 steps. *Guided* limits the
-push of a step to a root mean square of 0.04, the noise's own being 1; *without the limit* is the published program
-but for cfg. *Ceiling* is the wanted clip itself, drawn and put through the autoencoder."""
+The published schedule: {camera.steps} steps, {camera.guided_steps} of them guided, ratio {camera.ratio}, weight
+{camera.weight:g}, ramps of {camera.warm_up} steps. *Guided* limits the push of a step to a root mean square of
+{limit}, the noise's own being 1; *without the limit* is the published program but for cfg. *Ceiling* is the wanted
+clip itself, drawn and put through the autoencoder."""
 _FAST = """## A third of the steps
 
 Under the published rule, a guided step moves the latent by a distance that does not depend on the length of the step,
-so that the motion is followed less the fewer guided steps there are. The preset `fast` makes up for it in 30 steps:
-20 of them are guided and begin at full strength; `schedule.equal_push`
-raises weight and limit by the ratio of the sums of the ramps, 41 / 18.5; and the weight, by trial, is 1.3 times that,
-5762. *Published weight* is 30 steps with half of them guided, weight 2000 and limit 0.04. *Another clip's motion* is
+so that the motion is followed less the fewer guided steps there are. The preset `fast` makes up for it in
+{fast.steps} steps: {fast.guided_steps} of them are guided and begin at full strength; `schedule.equal_push` raises
+weight and limit by the ratio of the sums of the ramps, {ratio:.3f}; and the weight, by trial, is {gain} times that,
+{fast.weight:g}. *Published weight* is {fast.steps} steps with half of them guided, weight {camera.weight:g} and limit
+{limit}. *Another clip's motion* is
 guidance by a representation of the wrong clip. *Plain control* keeps all entries (k = f); with *weight x 4* it pushes
 about as far as k = 1 does, for its energy is a mean over 16 entries of each row instead of over one."""
 _TITLES = {
@@ -194,9 +208,10 @@ _NOTES = {
     "t_alpha": "The setting is `fast` but for the timestep to which the reference is noised.",
     "block": "The setting is `fast` but for the block that is read. The gradient of coarse blocks is far stronger: "
     "below the table is how often the limit of the push shortened it.",
-    "weight": "The setting is `fast`; a weight is raised for it as in the preset, by 1.3 x 41 / 18.5. The limit is the "
-    "same for all.",
-    "steps": "Half of the steps are guided, the ramps are a fifth of those, the weight is 2000 and the limit 0.04.",
+    "weight": "The setting is `fast`; a weight is raised for it as in the preset, by a factor of "
+    "{raised:.3f}. The limit is the same for all.",
+    "steps": "Half of the steps are guided, the ramps are a fifth of those, the weight is {camera.weight:g} and the "
+    "limit {limit}.",
     "steps, equal push": "As before, with weight and limit raised by `schedule.equal_push`.",
     "sampler": "The setting is `fast` but for the sampler, one of diffusers'. All but Euler's leave the last guided "
     "step out (`schedule.beside_a_seam`).",

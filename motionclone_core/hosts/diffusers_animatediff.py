@@ -222,6 +222,11 @@ def strengths(guide: Guide | None, steps: Sequence[Step], *, exact: bool) -> lis
     ]
 
 
+def _exact(scheduler: Any) -> bool:
+    """Whether a step moves the latent by what ``denoised`` says and nothing earlier; see `schedule.beside_a_seam`."""
+    return scheduler is None or type(scheduler).__name__ in ("EulerDiscreteScheduler", "DDIMScheduler")
+
+
 @torch.no_grad()
 def sample(
     host: DiffusersAnimateDiff,
@@ -263,7 +268,7 @@ def sample(
     if guide is not None:
         guide.require(host.identity, VideoSize(noise.shape[2], noise.shape[3], noise.shape[4]))
     steps = steps_of(timesteps)
-    run = _Run(host, text, null_text, cfg, guide, strengths(guide, steps, exact=scheduler is None))
+    run = _Run(host, text, null_text, cfg, guide, strengths(guide, steps, exact=_exact(scheduler)))
     stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
     # Guidance is a small difference of large numbers: half precision would lose it.
     state = stepper.begin(noise.to(torch.promote_types(noise.dtype, torch.float32)))

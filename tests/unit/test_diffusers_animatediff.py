@@ -20,6 +20,7 @@ from motionclone_core.hosts.diffusers_animatediff import (
 from motionclone_core.representation import RepresentationMismatchError
 from motionclone_core.schedule import GuidanceWindow, alphas_cumprod, uneven_timesteps
 from motionclone_core.taps import UnknownTapError
+from tiny_unet import tiny_unet
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -31,18 +32,7 @@ TIMESTEPS = uneven_timesteps(6, 4, 0.3)
 def unet():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = diffusers.UNetMotionModel(
-            sample_size=SIZE,
-            down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion"),
-            up_block_types=("CrossAttnUpBlockMotion", "UpBlockMotion"),
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            cross_attention_dim=8,
-            num_attention_heads=2,
-            motion_num_attention_heads=2,
-            norm_num_groups=4,
-            motion_max_seq_length=FRAMES + 2,
-        )
+        made = tiny_unet(motion_max_seq_length=FRAMES + 2)
         # Fresh attention is all but uniform: sharpen it, so that an energy has something to say.
         for name, parameter in made.named_parameters():
             if "motion_modules" in name and ("to_q" in name or "to_k" in name):
@@ -336,7 +326,7 @@ def test_schedulers_of_diffusers_are_guided(host, noise, texts, motion, name):
     result, strong = run(guidance(motion, 100.0))
     assert bool(result.isfinite().all())
     assert strong[2][0] < faint[2][0]
-    assert strong[3] == ()  # beside the seam
+    assert len(strong[3]) == (1 if name.startswith("Euler") else 0)  # beside the seam
 
 
 def test_a_multistep_sampler_is_not_guided_beside_a_seam_and_euler_is(host, noise, texts, motion):
@@ -352,6 +342,7 @@ def test_a_multistep_sampler_is_not_guided_beside_a_seam_and_euler_is(host, nois
 
     options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
     assert guided(None) == [True, True, True, False, False, False]
+    assert guided(diffusers.EulerDiscreteScheduler(**options)) == [True, True, True, False, False, False]
     assert guided(diffusers.DPMSolverMultistepScheduler(**options)) == [True, True, False, False, False, False]
 
 

@@ -13,6 +13,7 @@ import torch
 from draw_clip import draw_clip
 from motionclone_core import headless
 from motionclone_core.schedule import PRESETS
+from tiny_unet import tiny_unet
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -23,22 +24,6 @@ SCALING = 0.18215
 def documented_code():
     (code,) = re.findall(r"::\n\n((?:    .*\n|\n)+)", headless.__doc__)
     return dedent(code)
-
-
-def unet():
-    return diffusers.UNetMotionModel(
-        sample_size=SIZE // 2,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion"),
-        up_block_types=("CrossAttnUpBlockMotion", "UpBlockMotion"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        cross_attention_dim=8,
-        num_attention_heads=2,
-        motion_num_attention_heads=2,
-        norm_num_groups=4,
-    )
 
 
 def autoencoder():
@@ -60,7 +45,7 @@ class Pipe:
     def __init__(self, dtype):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.unet, self.vae = unet().to(dtype).eval(), autoencoder().to(dtype).eval()
+            self.unet, self.vae = tiny_unet().to(dtype).eval(), autoencoder().to(dtype).eval()
             self.text, self.null = (torch.randn(1, 5, 8, dtype=dtype) for _ in range(2))
 
     def encode_prompt(self, prompt, device, num_images_per_prompt, do_classifier_free_guidance):

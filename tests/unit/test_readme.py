@@ -1,0 +1,31 @@
+"""The settings that README.md quotes are those of the code."""
+
+from pathlib import Path
+
+import pytest
+
+from motionclone_core.schedule import CAMERA_LIMIT, PRESETS
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+TEXT = " ".join(README.split())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_table_of_presets(name):
+    preset = PRESETS[name]
+    assert f"| `{name}` | {preset.steps} | {preset.guided_steps} | {preset.ratio} |\n" in README
+
+
+def test_what_the_published_presets_share():
+    shared = {(p.weight, p.warm_up, p.cool_down, p.cfg, p.limit) for name, p in PRESETS.items() if name != "fast"}
+    ((weight, warm_up, cool_down, cfg, limit),) = shared
+    assert limit is None
+    text = f"with weight {weight:g}, {warm_up} steps of warm-up, {cool_down} of cool-down and cfg {cfg}"
+    assert text in TEXT
+
+
+def test_what_fast_has_of_its_own():
+    fast = PRESETS["fast"]
+    text = f"`fast` has {fast.warm_up} and {fast.cool_down} steps, a weight of {fast.weight:g} and a limit of"
+    assert f"{text} {fast.limit:.3f}" in TEXT
+    assert f"try {CAMERA_LIMIT:g} at {PRESETS['camera'].steps} steps, {fast.limit:.2f} at {fast.steps}." in TEXT
