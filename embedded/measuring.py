@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from motionclone_core.guidance import EnergyGradient, MotionGuidance
+from motionclone_core.guidance import EnergyGradient, MotionGuidance, push_of
 from motionclone_core.headless import extract
 from motionclone_core.hosts.base import Gradient, ModelIdentity, VideoSize
 from motionclone_core.hosts.diffusers_animatediff import Step, sample
@@ -108,7 +108,6 @@ class Setting(Preset):
         k: entries kept per row.
         t_alpha: timestep of the extraction.
         blocks: which blocks are read.
-        update_rule: see `guidance.corrected_denoised`.
         scheduler: one of `SCHEDULERS`; empty for Euler (DDIM).
         other_motion: guide by the motion of the case's ``other``, the control.
     """
@@ -116,7 +115,6 @@ class Setting(Preset):
     k: int = 1
     t_alpha: int = 400
     blocks: str = "up_blocks.1"
-    update_rule: UpdateRule = "published"
     scheduler: str = ""
     other_motion: bool = False
 
@@ -155,6 +153,10 @@ class EachGuidance:
     @property
     def taps(self) -> tuple[str, ...]:
         return self._first.taps
+
+    @property
+    def update_rule(self) -> UpdateRule:
+        return self._first.update_rule
 
     def require(self, model: ModelIdentity, video: VideoSize) -> None:
         """See `hosts.base.Guide`."""
@@ -242,11 +244,15 @@ class _Pushes:
 
     def __call__(self, step: Step, denoised: Tensor, gradient: Gradient | None) -> None:
         if gradient is not None and self._guide is not None:
-            scale = self._guide.strength(step.index, self._steps) * step.sigma
-            sizes = [scale * float(g.square().mean().sqrt()) for g in gradient.value.chunk(len(denoised))]
-            self.rows.append([size if np.isfinite(size) else float("nan") for size in sizes])
+            self.rows.append([self._push(step, clip) for clip in gradient.value.chunk(len(denoised))])
         if self._on_step is not None:
             self._on_step()
+
+    def _push(self, step: Step, gradient: Tensor) -> float:
+        if not bool(gradient.isfinite().all()):
+            return float("nan")
+        strength = self._guide.strength(step.index, self._steps)
+        return push_of(gradient, strength=strength, sigma=step.sigma, rule=self._guide.update_rule)
 
     def of(self, clip: int) -> tuple[float, ...]:
         return tuple(row[clip] for row in self.rows)
@@ -292,8 +298,7 @@ def generate(
 
 
 def _guide(setting: Setting, motions: Sequence[MotionRepresentation]) -> EachGuidance:
-    options = (setting.weight, setting.window, setting.update_rule, setting.limit)
-    return EachGuidance([MotionGuidance(motion, *options) for motion in motions])
+    return EachGuidance([MotionGuidance.of(motion, setting) for motion in motions])
 
 
 def _result(model: EmbeddedModel, latent: Tensor, pushes: tuple[float, ...] = ()) -> Result:

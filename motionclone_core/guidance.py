@@ -24,6 +24,9 @@ from .taps import execution_order
 log = logging.getLogger(__name__)
 
 DEFAULT_WEIGHT = 2000.0
+# So that the published weight pushes by 0.07 of the noise in a step of the rule ``normalised``: found by trial, on the
+# embedded model (docs/FIDELITY.md).
+NORMAL_PUSH = 0.07 / DEFAULT_WEIGHT
 # A power of two, so that scaling costs no bit: keeps float16 networks from losing small gradients on the way.
 _GRADIENT_SCALE = 2.0**12
 
@@ -48,6 +51,9 @@ def corrected_denoised(
       moves it by just that if ``denoised`` falls by ``delta * sigma * sigma_next / (sigma - sigma_next)``.
     - ``paper``: Eq. 2 to the letter, delta in the predicted noise everywhere:
       ``denoised`` falls by ``sigma * delta``.
+    - ``normalised`` (this project): as ``published``, but the gradient gives delta its direction alone, and
+      ``strength * NORMAL_PUSH`` its root mean square, whose measure is the noise's own 1. A weight means the same
+      whatever the model, the size of the video, and how far the motion is from the reference's.
 
     A sampler that evaluates the model several times in one step (Heun, DPM-2) weighs the evaluations by
     parts of the step, so that each of them is corrected as if the whole step were taken from it: with its
@@ -74,12 +80,33 @@ def corrected_denoised(
         raise ValueError(
             f"guidance needs a falling noise level, but sigma goes from {sigma_from} to {sigma_next}"
         )
-    span = sigma_next / (sigma_from - sigma_next) if rule == "published" else 1.0
-    push = strength * sigma
+    span = 1.0 if rule == "paper" else sigma_next / (sigma_from - sigma_next)
+    factor = _delta_factor(gradient, strength=strength, sigma=sigma, rule=rule, limit=limit)
+    return denoised - (factor * sigma * span) * gradient.to(denoised)
+
+
+def push_of(gradient: Tensor, *, strength: float, sigma: float, rule: UpdateRule) -> float:
+    """Root mean square of `corrected_denoised`'s delta before any limit, whose measure is the noise's own 1."""
+    if rule == "normalised":
+        return strength * NORMAL_PUSH
+    return strength * sigma * _root_mean_square(gradient)
+
+
+def _delta_factor(
+    gradient: Tensor, *, strength: float, sigma: float, rule: UpdateRule, limit: float | None
+) -> float:
+    """delta over the gradient; 0 where a gradient of 0 has no direction."""
+    if limit is None and rule != "normalised":
+        return strength * sigma
+    size = _root_mean_square(gradient)
+    push = push_of(gradient, strength=strength, sigma=sigma, rule=rule)
     if limit is not None:
-        size = push * float(gradient.float().square().mean().sqrt())
-        push *= min(1.0, limit / size) if size > 0 else 1.0
-    return denoised - (push * sigma * span) * gradient.to(denoised)
+        push = min(push, limit)
+    return push / size if size > 0 else 0.0
+
+
+def _root_mean_square(gradient: Tensor) -> float:
+    return float(gradient.double().square().mean().sqrt())
 
 
 @dataclass(frozen=True)
@@ -111,11 +138,9 @@ class MotionGuidance:
             raise ValueError(f"limit is {self.limit}: it must be above 0, or None for no limit")
 
     @classmethod
-    def of(
-        cls, representation: MotionRepresentation, preset: Preset, update_rule: UpdateRule = "published"
-    ) -> MotionGuidance:
-        """Guidance with a preset's weight, guided steps, ramps and limit."""
-        return cls(representation, preset.weight, preset.window, update_rule, preset.limit)
+    def of(cls, representation: MotionRepresentation, preset: Preset) -> MotionGuidance:
+        """Guidance with a preset's weight, guided steps, ramps, rule and limit."""
+        return cls(representation, preset.weight, preset.window, preset.update_rule, preset.limit)
 
     @property
     def taps(self) -> tuple[str, ...]:

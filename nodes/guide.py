@@ -54,7 +54,8 @@ def _update_rule_input() -> io.Combo.Input:
         options=list(UPDATE_RULES),
         default="published",
         tooltip="published: as the authors' program does it. paper: Eq. 2 to the letter, about 30 times weaker at "
-        "50 guided steps, so raise the weight.",
+        "50 guided steps, so raise the weight. normalised: every step pushes equally hard, whatever the model, the "
+        "size and the motion; for few steps, as in the preset fast.",
     )
 
 
@@ -68,7 +69,7 @@ def _limit_input() -> io.Float.Input:
         round=0.001,
         optional=True,
         tooltip="The strongest push of one step, as a share of the noise: a stronger one is shortened to it. Try 0.04 "
-        "at 100 steps, 0.09 at 30, if a clip breaks up. 0 is off, as published.",
+        "if a clip breaks up. 0 is off, as published.",
     )
 
 
@@ -207,7 +208,8 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                     options=[_CUSTOM, *PRESETS],
                     default=_CUSTOM,
                     tooltip="A published setting, or fast, which follows in 30 steps. It replaces steps, guided steps, "
-                    "ratio, cfg, weight, warm-up, cool-down, limit and the scheduler below; custom uses what you set.",
+                    "ratio, cfg, weight, warm-up, cool-down, update rule, limit and the scheduler below; custom uses "
+                    "what you set.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -282,13 +284,15 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         """See the class."""
         chosen = PRESETS.get(preset)
         if chosen is None:
-            chosen = Preset(steps, guided_steps, ratio, weight, warm_up, cool_down, cfg, limit or None)
+            chosen = Preset(
+                steps, guided_steps, ratio, weight, warm_up, cool_down, cfg, limit or None, update_rule
+            )
         else:
             scheduler = comfy_sampling.SCHEDULER
         sigmas = comfy_sampling.sigmas_for(
             model, scheduler=scheduler, sampler=sampler_name, preset=chosen, denoise=denoise
         )
-        guidance = MotionGuidance.of(motion_rep, chosen, update_rule)
+        guidance = MotionGuidance.of(motion_rep, chosen)
         latent = comfy_sampling.sample(
             with_guidance(model, guidance),
             sampler=sampler_name,

@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceiling, held_out_cases, run, score
 from embedded.model import MODEL_FILE, EmbeddedModel, card_of, file_hash, load_model
-from fidelity_report import write_report
+from fidelity_report import LIMIT, write_report
 from fidelity_store import Record, cell_path, read_record, write_record
-from motionclone_core.schedule import CAMERA_LIMIT, equal_push
+from motionclone_core.schedule import equal_push
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "fidelity"
@@ -45,24 +45,21 @@ def cells() -> dict[str, Setting | None]:
         "fast/fast": FAST,
         "fast/another clip's motion": replace(FAST, other_motion=True),
         "fast/plain control": replace(FAST, k=16),
-        "fast/plain control, weight x 4": replace(FAST, k=16, weight=PLAIN_FACTOR * FAST.weight),
     }
     sweeps: dict[str, dict[object, Setting]] = {
         "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 16)},
         "t_alpha": {t: replace(FAST, t_alpha=t) for t in (200, 400, 600, 800)},
         "block": {b: replace(FAST, blocks=b) for b in BLOCKS},
-        "weight": {w: replace(FAST, weight=FAST.weight * w / PUBLISHED.weight) for w in (1000, 2000, 4000, 8000)},
+        "weight": {w: replace(FAST, weight=float(w)) for w in (500, 1000, 2000, 4000)},
         "sampler": {name or "euler (ddim)": replace(FAST, scheduler=name) for name in ("", *SCHEDULERS)},
         "steps": {n: _with_steps(n) for n in STEPS},
-        "steps, equal push": {n: _pushing_equally(_with_steps(n)) for n in (20, 30, 100)},
+        "steps, equal push": {n: _fast_with_steps(n) for n in (15, 20, 30, 50)},
     }
     return main | {f"{axis}/{value}": s for axis, settings in sweeps.items() for value, s in settings.items()}
 
 
 BLOCKS = ("down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2")
 STEPS = (20, 30, 50, 100)
-# The energy of plain control is a mean over 16 entries of each row instead of over one, and its gradient smaller.
-PLAIN_FACTOR = 4.0
 
 
 def _with_steps(steps: int) -> Setting:
@@ -71,18 +68,14 @@ def _with_steps(steps: int) -> Setting:
     return replace(LIMITED, steps=steps, guided_steps=guided, warm_up=ramp, cool_down=ramp)
 
 
-def _pushing_equally(setting: Setting) -> Setting:
-    return replace(
-        setting, weight=_pushing_like(setting.weight, setting), limit=_pushing_like(LIMITED.limit, setting)
-    )
+def _fast_with_steps(steps: int) -> Setting:
+    """``fast`` with as great a part of the steps guided and cooling down, and the same push in all."""
+    guided, cool_down = (round(steps * part / FAST.steps) for part in (FAST.guided_steps, FAST.cool_down))
+    setting = replace(FAST, steps=steps, guided_steps=guided, cool_down=cool_down)
+    return replace(setting, weight=round(equal_push(FAST.weight, FAST.window, setting.window), 1))
 
 
-def _pushing_like(weight: float, setting: Setting) -> float:
-    """The weight (or limit) with which a setting pushes as far as ``weight`` does in the published steps."""
-    return equal_push(weight, PUBLISHED.window, setting.window)
-
-
-LIMITED = replace(PUBLISHED, limit=CAMERA_LIMIT)
+LIMITED = replace(PUBLISHED, limit=LIMIT)
 
 
 def sources(cells: dict[str, Setting | None]) -> dict[str, str]:

@@ -76,6 +76,11 @@ class Cell:
         return self.setting.get("weight", 0.0) > 0
 
     @property
+    def unbounded(self) -> bool:
+        """Whether a step may push as far as its gradient is strong."""
+        return self.guided and not self.limit and self.setting.get("update_rule") != "normalised"
+
+    @property
     def label(self) -> str:
         return self.name.split("/", 1)[1]
 

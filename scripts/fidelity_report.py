@@ -10,16 +10,17 @@ import numpy as np
 
 from fidelity_cells import COLUMNS, COSINE, PATH, SHAPE, Cell, read_cells
 from fidelity_verdict import verdict
-from motionclone_core.schedule import CAMERA_LIMIT, FAST_GAIN, PRESETS, equal_push
+from motionclone_core.guidance import NORMAL_PUSH
+from motionclone_core.schedule import PRESETS
 
-_CAMERA, _FAST_PRESET = PRESETS["camera"], PRESETS["fast"]
+# Of the push of a published step, where one is set: few steps push as far (the page says how many).
+LIMIT = 0.04
 _NUMBERS = {
-    "camera": _CAMERA,
-    "fast": _FAST_PRESET,
-    "limit": CAMERA_LIMIT,
-    "gain": FAST_GAIN,
-    "ratio": equal_push(1.0, _CAMERA.window, _FAST_PRESET.window),
-    "raised": _FAST_PRESET.weight / _CAMERA.weight,
+    "camera": PRESETS["camera"],
+    "fast": PRESETS["fast"],
+    "limit": LIMIT,
+    "push": NORMAL_PUSH * PRESETS["fast"].weight,
+    "unit": NORMAL_PUSH * 1000,
 }
 AXES = ("k", "t_alpha", "block", "weight", "steps", "steps, equal push", "sampler")
 
@@ -174,8 +175,7 @@ over references. Differences are ± their standard error over the references.
   features (`motionclone_core/metrics.py`).
 - *push*: root mean square of what guidance would add to the predicted noise, whose own is 1, without a limit; mean
   over the guided steps.
-- *latents*: the smallest and the largest value of all results. The training clips' are {latents}; sampling without
-  guidance leaves that a little, and what leaves it by more than a quarter is counted as outside the data's range.
+- *latents*: the smallest and the largest value of all results. The training clips' are {latents}.
 
 All cells use cfg 6, which suits this model, and Euler's method (DDIM) where nothing else is said."""
 _MAIN = """## The method
@@ -187,32 +187,32 @@ clip itself, drawn and put through the autoencoder."""
 _FAST = """## A third of the steps
 
 Under the published rule, a guided step moves the latent by a distance that does not depend on the length of the step,
-so that the motion is followed less the fewer guided steps there are. The preset `fast` makes up for it in
-{fast.steps} steps: {fast.guided_steps} of them are guided and begin at full strength; `schedule.equal_push` raises
-weight and limit by the ratio of the sums of the ramps, {ratio:.3f}; and the weight, by trial, is {gain} times that,
-{fast.weight:g}. *Published weight* is {fast.steps} steps with half of them guided, weight {camera.weight:g} and limit
-{limit}. *Another clip's motion* is
-guidance by a representation of the wrong clip. *Plain control* keeps all entries (k = f); with *weight x 4* it pushes
-about as far as k = 1 does, for its energy is a mean over 16 entries of each row instead of over one."""
+so that the motion is followed less the fewer guided steps there are; and the distance is in proportion to the
+gradient, which is weak for a small or slow thing and too strong where the energy is steep. The preset `fast` takes
+from the gradient its direction alone (`normalised`, see `guidance.corrected_denoised`): each of its {fast.guided_steps}
+guided steps pushes a clip by {push:g} of the noise, the last {fast.cool_down} of them less and less, and {fast.steps}
+steps are enough. *Published weight* is {fast.steps} steps of the published schedule and rule, half of them guided,
+weight {camera.weight:g}, limit {limit}. *Another clip's motion* is guidance by a representation of the wrong clip.
+*Plain control* keeps all entries (k = f), and pushes as hard."""
 _TITLES = {
     "k": "Kept entries per row, k",
     "t_alpha": "Timestep of the extraction",
     "block": "Block",
     "weight": "Weight",
-    "steps": "Number of steps, published weight",
-    "steps, equal push": "Number of steps, equal push",
+    "steps": "Number of steps, published rule",
+    "steps, equal push": "Number of steps, normalised rule",
     "sampler": "Sampler",
 }
 _NOTES = {
     "k": "The setting is `fast` but for k.",
     "t_alpha": "The setting is `fast` but for the timestep to which the reference is noised.",
-    "block": "The setting is `fast` but for the block that is read. The gradient of coarse blocks is far stronger: "
-    "below the table is how often the limit of the push shortened it.",
-    "weight": "The setting is `fast`; a weight is raised for it as in the preset, by a factor of "
-    "{raised:.3f}. The limit is the same for all.",
-    "steps": "Half of the steps are guided, the ramps are a fifth of those, the weight is {camera.weight:g} and the "
-    "limit {limit}.",
-    "steps, equal push": "As before, with weight and limit raised by `schedule.equal_push`.",
+    "block": "The setting is `fast` but for the block that is read. The gradients differ by orders of magnitude; "
+    "all are made to push equally hard.",
+    "weight": "The setting is `fast` but for the weight, of which 1000 push by {unit:g} of the noise.",
+    "steps": "The published rule. Half of the steps are guided, the ramps are a fifth of those, the weight is "
+    "{camera.weight:g} and the limit {limit}.",
+    "steps, equal push": "`fast` with as great a part of the steps guided and cooling down, and a weight with which "
+    "all push equally far in sum (`schedule.equal_push`).",
     "sampler": "The setting is `fast` but for the sampler, one of diffusers'. All but Euler's leave the last guided "
     "step out (`schedule.beside_a_seam`).",
 }

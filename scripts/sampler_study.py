@@ -16,7 +16,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
@@ -99,7 +98,6 @@ def study(model: object, sampler: str, schedule: str, weight: float, videos: int
     energies = Energies()
     comfy_runtime.log.addHandler(energies)
     cosines, last = [], []
-    start = time.perf_counter()
     _, guided = SCHEDULES[schedule]
     for seed in range(videos):
         reference = (4 * seed + 1) % len(data)
@@ -111,8 +109,7 @@ def study(model: object, sampler: str, schedule: str, weight: float, videos: int
         last.append(energies.last)
     comfy_runtime.log.removeHandler(energies)
     spread = statistics.stdev(cosines) / math.sqrt(videos)
-    seconds = (time.perf_counter() - start) / videos
-    return f"{statistics.mean(cosines):+.2f} ± {spread:.2f} | {statistics.mean(last):.4f} | {seconds:.2f}"
+    return f"{statistics.mean(cosines):+.2f} ± {spread:.2f} | {statistics.mean(last):.4f}"
 
 
 def main() -> int:
@@ -131,7 +128,7 @@ def main() -> int:
                 try:
                     row = study(model, name, schedule, weight, ARGS.videos)
                 except Exception as error:  # a sampler that fails is a row, too
-                    row = f"fails: {type(error).__name__} {str(error)[:60]} | |"
+                    row = f"fails: {type(error).__name__} {str(error)[:60]} |"
                 rows.append(f"| {schedule} | {name}{' unguided' if not weight else ''} | {row} |")
                 print(rows[-1], flush=True)
     ARGS.output.parent.mkdir(exist_ok=True)
@@ -145,8 +142,8 @@ def page(rows: list[str]) -> str:
         f"{ARGS.videos} videos for each row, weight {ARGS.weight:g}, cfg {CFG:g}. "
         f"ComfyUI {FOUND.version}, torch {torch.__version__}, {os.cpu_count()} cores {platform.machine()}, "
         f"{date.today().isoformat()}; `scripts/sampler_study.py` measures it again and says what the toy is.\n\n"
-        "| scheduler | sampler | cosine to the reference's direction | last energy | seconds a video |\n"
-        "| --- | --- | --- | --- | --- |\n"
+        "| scheduler | sampler | cosine to the reference's direction | last energy |\n"
+        "| --- | --- | --- | --- |\n"
     )
     left_out = f"\nLeft out: {', '.join(ENDLESS)}, whose runs do not end under guidance.\n"
     return head + "\n".join(rows) + "\n" + left_out

@@ -150,7 +150,7 @@ def test_cells_of_one_setting_share_their_rows():
     assert {shown[f"{axis}/{value}"] for axis, value in (
         ("k", 1), ("t_alpha", 400), ("block", "up_blocks.1"), ("weight", 2000), ("sampler", "euler (ddim)"),
     )} == {"fast/fast"}  # fmt: skip
-    assert shown["steps/100"] == shown["steps, equal push/100"] == "main/guided"
+    assert shown["steps/100"] == "main/guided" and shown["steps, equal push/30"] == "fast/fast"
     assert shown["steps/30"] == "fast/published weight"
     assert all(cells[name] == cells[source] for name, source in shown.items())
 
@@ -232,20 +232,31 @@ def test_the_page_says_what_is_met_and_what_is_not(tmp_path):
 
 def test_latents_beyond_the_training_clips_and_what_is_no_number_are_counted(tmp_path):
     count = 6 * len(fidelity.cells())
-    assert f"latents outside -1.2 to 2.5: 0 of {count} in all" in page_of(tmp_path, low=-1.2, high=2.4)
-    assert f"latents outside -1.2 to 2.5: {count} of {count} in all" in page_of(tmp_path, high=2.6)
-    assert f"latents outside -1.2 to 2.5: {count} of {count} in all" in page_of(tmp_path, low=-1.3)
+    heads = "| clips | all | beyond -1.0 to 2.0 | beyond -1.5 to 3.0 |"
+
+    def counted(**values):
+        page = page_of(tmp_path, **values)
+        assert heads in page
+        return f"| guided, sweeps included | {count} | " in page and page.split("sweeps included |")[1].split("|")[1:3]
+
+    assert counted(low=-1.0, high=2.0) == [" 0 ", " 0 "]
+    assert counted(low=-1.5, high=2.0) == [f" {count} ", " 0 "]
+    assert counted(low=-1.0, high=3.1) == [f" {count} ", f" {count} "]
     assert "skipped for them: 0." in page_of(tmp_path)
     assert f"skipped for them: {count}." in page_of(tmp_path, low=float("nan"))
     assert f"skipped for them: {2 * count}." in page_of(tmp_path, skipped=2)
 
 
-def test_cells_guided_without_a_limit_are_counted_apart(tmp_path):
-    count, name = 6 * len(fidelity.cells()), "main/guided, without the limit"
-    page = page_of(tmp_path, {name: SETTING | {"limit": None}}, high=2.6)
-    assert f"{count - 6} of {count - 6} in all cells, sweeps included; 6 of 6 where guidance had no limit" in page
-    page = page_of(tmp_path, {name: SETTING | {"limit": None, "weight": 0.0}}, high=2.6)
-    assert f"{count} of {count} in all cells" in page
+def test_cells_without_guidance_and_without_a_bound_are_counted_apart(tmp_path):
+    name = "main/guided, without the limit"
+
+    def counted(**setting):
+        page = page_of(tmp_path, {name: SETTING | {"limit": None} | setting}, high=3.1)
+        return [kind for kind in ("without guidance", "without a limit") if f"{kind} | 6 | 6 | 6 |" in page]
+
+    assert counted() == ["without a limit"]
+    assert counted(weight=0.0) == ["without guidance"]
+    assert counted(update_rule="normalised") == []
 
 
 def test_the_page_says_where_the_limit_acted(tmp_path):
@@ -289,7 +300,7 @@ def test_cells_cover_what_is_promised():
 def test_the_settings_are_those_of_the_presets():
     cells = fidelity.cells()
     published, fast = PRESETS["camera"], PRESETS["fast"]
-    for name in ("steps", "guided_steps", "ratio", "weight", "warm_up", "cool_down", "limit"):
+    for name in ("steps", "guided_steps", "ratio", "weight", "warm_up", "cool_down", "limit", "update_rule"):
         assert getattr(cells["main/guided, without the limit"], name) == getattr(published, name)
         assert getattr(cells["fast/fast"], name) == getattr(fast, name)
     assert cells["main/guided"] == replace(cells["main/guided, without the limit"], limit=0.04)

@@ -404,7 +404,7 @@ def test_the_arguments_are_left_as_they_were_and_the_type_is_kept():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "eq2"}, r"'eq2' is unknown: choose one of published, paper"),
+        ({"rule": "eq2"}, r"'eq2' is unknown: choose one of published, paper, normalised"),
         ({"sigma_next": 8.0}, r"from 8\.0 to 8\.0"),
         ({"sigma_next": 9.0}, r"from 8\.0 to 9\.0"),
         ({"sigma_next": -1.0}, r"from 8\.0 to -1\.0"),
@@ -421,10 +421,16 @@ def test_bad_steps_and_rules_are_named(options, message):
 # --- the settings ---------------------------------------------------------------------------------
 
 
-def push_of(gradient, *, strength, limit, sigma=2.0, sigma_next=1.0):
-    """Root mean square of delta, read back from what it does to ``denoised``."""
+def push_of(gradient, *, strength, limit=None, sigma=2.0, sigma_next=1.0, rule="published"):
+    """delta and its root mean square, read back from what it does to ``denoised``."""
     corrected = corrected_denoised(
-        torch.zeros_like(gradient), gradient, strength=strength, sigma=sigma, sigma_next=sigma_next, limit=limit
+        torch.zeros_like(gradient),
+        gradient,
+        strength=strength,
+        sigma=sigma,
+        sigma_next=sigma_next,
+        limit=limit,
+        rule=rule,
     )
     delta = -corrected / (sigma * sigma_next / (sigma - sigma_next))
     return delta, float(delta.square().mean().sqrt())
@@ -432,7 +438,7 @@ def push_of(gradient, *, strength, limit, sigma=2.0, sigma_next=1.0):
 
 def test_a_limit_shortens_a_strong_push_and_keeps_its_direction():
     gradient = torch.randn(3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    free, size = push_of(gradient, strength=0.7, limit=None)
+    free, size = push_of(gradient, strength=0.7)
     assert size == pytest.approx(0.7 * 2.0 * float(gradient.square().mean().sqrt()))
     held, held_size = push_of(gradient, strength=0.7, limit=size / 3)
     assert held_size == pytest.approx(size / 3, rel=1e-6)
@@ -441,14 +447,34 @@ def test_a_limit_shortens_a_strong_push_and_keeps_its_direction():
 
 def test_a_limit_leaves_weaker_pushes_and_none_alone():
     gradient = torch.randn(3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    free, size = push_of(gradient, strength=0.7, limit=None)
+    free, size = push_of(gradient, strength=0.7)
     assert torch.equal(push_of(gradient, strength=0.7, limit=1.01 * size)[0], free)
     assert torch.equal(push_of(torch.zeros_like(gradient), strength=0.7, limit=0.1)[0], torch.zeros_like(gradient))
 
 
-@pytest.mark.parametrize("name, limit", [("camera", None), ("fast", 0.04 * 41 / 18.5)])
-def test_a_preset_brings_its_limit(name, limit):
-    assert MotionGuidance.of(reference(4), PRESETS[name]).limit == pytest.approx(limit)
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6])
+@pytest.mark.parametrize("sigma, sigma_next", [(2.0, 1.0), (14.6, 12.0), (1.0, 0.9)])
+def test_a_normalised_push_is_as_hard_whatever_the_gradient_and_the_noise(scale, sigma, sigma_next):
+    gradient = torch.randn(3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    delta, size = push_of(
+        scale * gradient, strength=1000.0, sigma=sigma, sigma_next=sigma_next, rule="normalised"
+    )
+    assert size == pytest.approx(0.035, rel=1e-12)  # half of what the weight 2000 does
+    torch.testing.assert_close(delta / size, gradient / gradient.square().mean().sqrt())
+    held = push_of(scale * gradient, strength=1000.0, sigma=sigma, sigma_next=sigma_next, rule="normalised", limit=0.01)
+    assert held[1] == pytest.approx(0.01)
+
+
+def test_a_normalised_step_without_a_gradient_moves_nothing():
+    delta, _ = push_of(torch.zeros(2, 3, dtype=torch.float64), strength=2000.0, rule="normalised")
+    assert torch.equal(delta, torch.zeros_like(delta))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_brings_its_limit_and_its_rule(name):
+    guidance, preset = MotionGuidance.of(reference(4), PRESETS[name]), PRESETS[name]
+    assert (guidance.limit, guidance.update_rule) == (preset.limit, preset.update_rule)
+    assert guidance.update_rule == ("normalised" if name == "fast" else "published")
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
@@ -468,7 +494,7 @@ def test_weight_0_is_off():
 
 
 def test_of_takes_the_weight_and_window_of_a_preset():
-    guidance = MotionGuidance.of(reference(4), replace(PRESETS["object"], weight=1500.0), "paper")
+    guidance = MotionGuidance.of(reference(4), replace(PRESETS["object"], weight=1500.0, update_rule="paper"))
     assert guidance.update_rule == "paper"
     # 300 steps, 180 of them guided, ramps of 10.
     strengths = [guidance.strength(step, 300) for step in range(300)]
@@ -483,7 +509,7 @@ def test_a_weight_that_is_no_weight_is_named(weight):
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(ValueError, match=r"'eq2' is unknown: choose one of published, paper"):
+    with pytest.raises(ValueError, match=r"'eq2' is unknown: choose one of published, paper, normalised"):
         MotionGuidance(reference(4), update_rule="eq2")
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from motionclone_core.schedule import CAMERA_LIMIT, PRESETS
+from motionclone_core.guidance import DEFAULT_WEIGHT, NORMAL_PUSH
+from motionclone_core.schedule import PRESETS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TEXT = " ".join(README.split())
@@ -26,6 +27,9 @@ def test_what_the_published_presets_share():
 
 def test_what_fast_has_of_its_own():
     fast = PRESETS["fast"]
-    text = f"`fast` has {fast.warm_up} and {fast.cool_down} steps, a weight of {fast.weight:g} and a limit of"
-    assert f"{text} {fast.limit:.3f}" in TEXT
-    assert f"try {CAMERA_LIMIT:g} at {PRESETS['camera'].steps} steps, {fast.limit:.2f} at {fast.steps}." in TEXT
+    assert f"`fast` has the rule `{fast.update_rule}`, no warm-up and {fast.cool_down} steps of cool-down" in TEXT
+    assert (fast.warm_up, fast.limit, fast.weight) == (0, None, DEFAULT_WEIGHT)
+
+
+def test_what_a_normalised_weight_means():
+    assert f"of which {DEFAULT_WEIGHT:g} push by {NORMAL_PUSH * DEFAULT_WEIGHT:g} of the noise" in TEXT

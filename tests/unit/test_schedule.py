@@ -193,12 +193,10 @@ def test_steps_that_outnumber_the_timesteps_left_are_named():
         uneven_timesteps(60, 50, 0.3, timesteps=100)
 
 
-def test_the_fast_preset_pushes_at_least_as_far_as_the_published_one_in_a_third_of_the_steps():
-    fast, camera = PRESETS["fast"], PRESETS["camera"]
-    assert (fast.steps, fast.guided_steps, fast.ratio, fast.cfg) == (30, 20, 0.3, 8.5)
-    # 10 rising steps sum to 5.5, 9 falling ones to 4.5, 31 are full; of 20: 17 full and 3 falling ones of 1.5.
-    assert fast.weight == pytest.approx(1.3 * camera.weight * 41 / 18.5, abs=0.5)
-    assert fast.limit == pytest.approx(0.04 * 41 / 18.5)
+def test_the_fast_preset_is_normalised_and_takes_a_third_of_the_steps():
+    fast = PRESETS["fast"]
+    assert (fast.steps, fast.guided_steps, fast.ratio, fast.cfg) == (30, 20, 0.4, 8.5)
+    assert (fast.update_rule, fast.weight, fast.limit) == ("normalised", 2000.0, None)
 
 
 def sigmas_at(timesteps):
