@@ -64,6 +64,19 @@ def test_a_limit_shortens_the_push_to_its_size(studio: Studio) -> None:
     assert relative_error((after - before) * SCALE, -SIGMA_NEXT * limit / size * gradient) < 1e-3
 
 
+def test_a_normalised_step_pushes_by_its_weight_alone(studio: Studio) -> None:
+    scene = studio.scene()
+    rep = scene.extracted()
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT)
+    plain = scene.custom(scene.model, sigmas)
+    guided = scene.custom(scene.guided(rep, weight=4000.0, warm_up=2, update_rule="normalised"), sigmas)
+    literal = scene.gradient("gradient", rep, SIGMA)
+    nodes = scene.save("plain", plain), scene.save("guided", guided), literal
+    before, after, gradient = studio.saved(studio.run(scene), *nodes)
+    direction = gradient / np.sqrt(np.square(gradient.astype(np.float64)).mean())
+    assert relative_error((after - before) * SCALE, -SIGMA_NEXT * 0.07 * direction) < 1e-3
+
+
 def test_multistep_samplers_are_not_guided_beside_a_seam_and_euler_is(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted()
