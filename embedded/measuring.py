@@ -64,6 +64,14 @@ class Case:
     seed: int
 
     @property
+    def kind(self) -> str:
+        """The reference's motion, such as ``turning in place``, or that it shows two things."""
+        if len(self.reference.things) > 1:
+            return "two things"
+        motion = self.reference.motion
+        return f"{motion} in place" if motion in ("turning", "zooming") and _in_place(self.reference) else motion
+
+    @property
     def wanted(self) -> Scene:
         """What a perfect result shows: the reference's motion in the target's dress."""
         return self.reference.dressed_as(self.target)
@@ -72,21 +80,40 @@ class Case:
 def held_out_cases(count: int, seed: int) -> list[Case]:
     """Cases that training never saw; every motion but standing still comes equally often.
 
-    What is to be shown differs from what the reference shows in every shape and colour, and in the ground.
+    Of the things that turn, every other one does so in place, and then is none whose turning cannot be seen. What is
+    to be shown differs from what the reference shows in every shape and colour, and in the ground.
 
     Args:
         count: how many references; the same for every seed.
         seed: of the noise.
     """
-    moving = [motion for motion in MOTIONS if motion != "still"]
     cases = []
     for i in range(count):
         rng = np.random.default_rng((HELD_OUT, i))
-        reference = random_scene(rng, motion=moving[i % len(moving)], objects=2 if i % 4 == 3 else 1)
+        reference = _reference(rng, i)
         target = _unlike(reference, rng)
-        other = random_scene(rng, motion=moving[(i + 1) % len(moving)], objects=len(reference.things))
+        following = _MOVING[(i + 1) % len(_MOVING)]
+        other = random_scene(rng, motion=following, objects=len(reference.things))
         cases.append(Case(i, reference, target, other, seed))
     return cases
+
+
+_MOVING = [motion for motion in MOTIONS if motion != "still"]
+
+
+def _reference(rng: np.random.Generator, i: int) -> Scene:
+    motion, objects = _MOVING[i % len(_MOVING)], 2 if i % 4 == 3 else 1
+    in_place = i // len(_MOVING) % 2 == 1
+    while True:
+        scene = random_scene(rng, motion=motion, objects=objects)
+        unseen = in_place and scene.things[0].shape == "circle"
+        if motion != "turning" or (in_place == _in_place(scene) and not unseen):
+            return scene
+
+
+def _in_place(scene: Scene) -> bool:
+    """Whether the thing that gives the motion its name stays where it is."""
+    return bool(np.ptp(scene.paths[0], axis=0).max() < 1.0)
 
 
 def _unlike(reference: Scene, rng: np.random.Generator) -> Scene:

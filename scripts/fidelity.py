@@ -194,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_all(load_model(args.model), chosen_cells(args.cells, args.part), args)
     if args.report or args.part == "1/1":
         origins = {name: origin_of(setting, facts_of(args)) for name, setting in cells().items()}
-        write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents)
+        kinds = {case.index: case.kind for case in held_out_cases(args.cases, 0)}
+        write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents, kinds)
 
 
 if __name__ == "__main__":

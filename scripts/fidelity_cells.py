@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,11 @@ class Cell:
     @property
     def label(self) -> str:
         return self.name.split("/", 1)[1]
+
+    def only(self, cases: Collection[int]) -> Cell:
+        """The same for some of the references."""
+        rows = tuple(row for row in self.rows if row["case"] in cases)
+        return replace(self, record=replace(self.record, rows=rows))
 
     def values(self, key: str) -> np.ndarray:
         """One score of every case; nan where it has no meaning."""

@@ -35,6 +35,17 @@ def table(cells: Sequence[Cell], first: str) -> str:
     return "\n".join(lines)
 
 
+def table_of_kinds(guided: Cell, floor: Cell, kinds: Mapping[int, str]) -> str:
+    """One line for each kind of motion."""
+    lines = ["| reference | clips | path error, px | without guidance, px | velocity cosine |", "|" + " --- |" * 5]
+    for kind in sorted(set(kinds.values())):
+        few, few_free = (cell.only({case for case, k in kinds.items() if k == kind}) for cell in (guided, floor))
+        if few.rows and few_free.rows:
+            entries = [kind, str(len(few.rows)), few.entry(PATH), few_free.entry(PATH), few.entry(COSINE)]
+            lines.append("| " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
 def plot_main(cells: Sequence[Cell], path: Path) -> None:
     """How many clips stay within a path error, for every cell."""
     pyplot = _pyplot()
@@ -85,7 +96,12 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def write_report(
-    page: Path, store: Path, shown: Mapping[str, str], origins: Mapping[str, Any], latents: str
+    page: Path,
+    store: Path,
+    shown: Mapping[str, str],
+    origins: Mapping[str, Any],
+    latents: str,
+    kinds: Mapping[int, str],
 ) -> None:
     """Write the page and its plots from the cells in the store.
 
@@ -95,6 +111,7 @@ def write_report(
         shown: names of the cells in their order, and whose rows each of them shows.
         origins: what the records have to say of model, precision and setting; others are left out.
         latents: the range of the training clips' latents.
+        kinds: the motion of each reference.
     """
     cells = read_cells(store, shown, origins)
     of = {
@@ -107,6 +124,8 @@ def write_report(
         parts += [f"![distributions]({_link(page, store)}/main.png)", verdict(cells, latents)]
     if of["fast"]:
         parts += [_FAST.format_map(_NUMBERS), table(of["fast"], "cell"), _limited(of["fast"])]
+        if {"fast/no guidance", "fast/fast"} <= set(cells):
+            parts += [_KINDS, table_of_kinds(cells["fast/fast"], cells["fast/no guidance"], kinds)]
     floor = cells.get("fast/no guidance")
     for axis in AXES:
         if of[axis]:
@@ -194,6 +213,8 @@ guided steps pushes a clip by {push:g} of the noise, the last {fast.cool_down} o
 steps are enough. *Published weight* is {fast.steps} steps of the published schedule and rule, half of them guided,
 weight {camera.weight:g}, limit {limit}. *Another clip's motion* is guidance by a representation of the wrong clip.
 *Plain control* keeps all entries (k = f), and pushes as hard."""
+_KINDS = """Guidance knows of a thing what its motion shows. Where a thing stays in its place, little of the place is in
+the motion, and the noise decides on it; of two things, too, one often stays. `fast`, by the reference's motion:"""
 _TITLES = {
     "k": "Kept entries per row, k",
     "t_alpha": "Timestep of the extraction",

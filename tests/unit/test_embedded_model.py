@@ -265,6 +265,15 @@ def test_what_is_no_number_is_counted_and_decoded_all_the_same(model):
     assert (scored.limited, scored.skipped, scored.push) == (1, 1, pytest.approx(0.2))
 
 
+def test_every_other_turning_reference_stays_in_its_place_and_is_seen_to_turn():
+    turning = [case for case in held_out_cases(60, 0) if case.reference.motion == "turning"]
+    first = [case.reference.things[0] for case in turning]
+    still = [bool(np.ptp(thing.centre, axis=0).max() < 1) for thing in first]
+    assert still == [False, True] * 6
+    assert all(thing.shape != "circle" for thing, stays in zip(first, still, strict=True) if stays)
+    assert {case.kind for case in turning} == {"turning", "turning in place", "two things"}
+
+
 def test_cases_are_held_out_repeat_and_do_not_depend_on_the_batch():
     first, second = held_out_cases(6, 1), held_out_cases(8, 1)
     for one, other in zip(first, second, strict=False):

@@ -190,7 +190,8 @@ def page_of(tmp_path, settings=None, **values):
 
 
 def written(tmp_path, shown, origins):
-    write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, origins, LATENTS)
+    kinds = {0: "straight", 1: "curved"}
+    write_report(tmp_path / "PAGE.md", tmp_path / "cells", shown, origins, LATENTS, kinds)
     return (tmp_path / "PAGE.md").read_text()
 
 
@@ -263,6 +264,13 @@ def test_the_page_says_where_the_limit_acted(tmp_path):
     page = page_of(tmp_path, {"block/mid_block": SETTING, "sampler/lcm": SETTING | {"scheduler": "lcm"}}, limited=1)
     assert "mid_block: 10.0 %" in page
     assert "lcm: 11.1 %" in page  # nine of its ten guided steps
+
+
+def test_a_table_by_motion_has_the_clips_of_each(tmp_path):
+    page = page_of(tmp_path)
+    # "fast" is the seventh cell, "no guidance" the fifth; the seeds are 0, 1 and 2.
+    for kind in ("straight", "curved"):
+        assert f"| {kind} | 3 | 7.00 ± 1.00 | 5.00 ± 1.00 | 0.500 ± 0.000 |" in page
 
 
 def test_no_comparison_of_cells_over_different_clips(tmp_path):
