@@ -32,7 +32,7 @@ from motionclone_core.metrics import (
     velocity_cosine,
 )
 from motionclone_core.representation import Crop, MotionRepresentation
-from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, UpdateRule, uneven_timesteps
+from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, uneven_timesteps
 
 from .drawing import FRAMES, MOTIONS, Scene, random_scene
 from .model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel
@@ -181,10 +181,6 @@ class EachGuidance:
     def taps(self) -> tuple[str, ...]:
         return self._first.taps
 
-    @property
-    def update_rule(self) -> UpdateRule:
-        return self._first.update_rule
-
     def require(self, model: ModelIdentity, video: VideoSize) -> None:
         """See `hosts.base.Guide`."""
         for guide in self._guides:
@@ -213,8 +209,8 @@ class Result:
     Attributes:
         video: ``[f, h, w, 3]`` RGB; from zeros where the latents are no numbers.
         extremes: smallest and largest value of the latents; nan if one of them is no number.
-        pushes: root mean square of `guidance.corrected_denoised`'s delta before any limit, of each guided step;
-            nan where the gradient overflowed and the step was left unguided.
+        pushes: `guidance.push_of` of each guided step, before any limit or normalisation; nan where the gradient
+            overflowed and the step was left unguided.
     """
 
     video: NDArray[np.uint8]
@@ -279,7 +275,7 @@ class _Pushes:
         if not bool(gradient.isfinite().all()):
             return float("nan")
         strength = self._guide.strength(step.index, self._steps)
-        return push_of(gradient, strength=strength, sigma=step.sigma, rule=self._guide.update_rule)
+        return push_of(gradient, strength=strength, sigma=step.sigma)
 
     def of(self, clip: int) -> tuple[float, ...]:
         return tuple(row[clip] for row in self.rows)

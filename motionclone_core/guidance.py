@@ -24,9 +24,8 @@ from .taps import execution_order
 log = logging.getLogger(__name__)
 
 DEFAULT_WEIGHT = 2000.0
-# So that the published weight pushes by 0.07 of the noise in a step of the rule ``normalised``: found by trial, on the
-# embedded model (docs/FIDELITY.md).
-NORMAL_PUSH = 0.07 / DEFAULT_WEIGHT
+# Of the rule ``normalised``: the published weight pushes by 0.07 of the noise in a step.
+PUSH_PER_WEIGHT = 0.07 / DEFAULT_WEIGHT
 # A power of two, so that scaling costs no bit: keeps float16 networks from losing small gradients on the way.
 _GRADIENT_SCALE = 2.0**12
 
@@ -52,8 +51,9 @@ def corrected_denoised(
     - ``paper``: Eq. 2 to the letter, delta in the predicted noise everywhere:
       ``denoised`` falls by ``sigma * delta``.
     - ``normalised`` (this project): as ``published``, but the gradient gives delta its direction alone, and
-      ``strength * NORMAL_PUSH`` its root mean square, whose measure is the noise's own 1. A weight means the same
-      whatever the model, the size of the video, and how far the motion is from the reference's.
+      ``strength * PUSH_PER_WEIGHT`` its root mean square, whose measure is the noise's own 1. A weight means the
+      same whatever the model and the size of the video. It has no point of rest: where the motion is that of the
+      reference already, what is left of the gradient pushes as hard, so let the strength fall towards the end.
 
     A sampler that evaluates the model several times in one step (Heun, DPM-2) weighs the evaluations by
     parts of the step, so that each of them is corrected as if the whole step were taken from it: with its
@@ -66,7 +66,7 @@ def corrected_denoised(
         sigma: where the model was evaluated; positive.
         sigma_next: where the step ends, below where it starts.
         sigma_from: where the step starts; ``sigma`` if it is left out.
-        rule: which of the two.
+        rule: which of the three.
         limit: the largest root mean square of delta, whose measure is the noise's own 1; None is as published.
             A stronger push is shortened to it, its direction kept (this project).
 
@@ -81,32 +81,39 @@ def corrected_denoised(
             f"guidance needs a falling noise level, but sigma goes from {sigma_from} to {sigma_next}"
         )
     span = 1.0 if rule == "paper" else sigma_next / (sigma_from - sigma_next)
-    factor = _delta_factor(gradient, strength=strength, sigma=sigma, rule=rule, limit=limit)
-    return denoised - (factor * sigma * span) * gradient.to(denoised)
+    delta = _delta(gradient, strength=strength, sigma=sigma, rule=rule, limit=limit)
+    return denoised - (delta * (sigma * span)).to(denoised)
 
 
-def push_of(gradient: Tensor, *, strength: float, sigma: float, rule: UpdateRule) -> float:
-    """Root mean square of `corrected_denoised`'s delta before any limit, whose measure is the noise's own 1."""
-    if rule == "normalised":
-        return strength * NORMAL_PUSH
+def push_of(gradient: Tensor, *, strength: float, sigma: float) -> float:
+    """Root mean square of ``strength * sigma * gradient``, whose measure is the noise's own 1.
+
+    It is that of `corrected_denoised`'s delta, if it is neither normalised nor limited.
+    """
     return strength * sigma * _root_mean_square(gradient)
 
 
-def _delta_factor(
+def _delta(
     gradient: Tensor, *, strength: float, sigma: float, rule: UpdateRule, limit: float | None
-) -> float:
-    """delta over the gradient; 0 where a gradient of 0 has no direction."""
-    if limit is None and rule != "normalised":
-        return strength * sigma
-    size = _root_mean_square(gradient)
-    push = push_of(gradient, strength=strength, sigma=sigma, rule=rule)
+) -> Tensor:
+    """See `corrected_denoised`; in float32 or finer, and 0 where the gradient is, which has no direction then."""
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    if rule != "normalised" and limit is None:
+        return (strength * sigma) * gradient
+    push = push_of(gradient, strength=strength, sigma=sigma)
+    wanted = strength * PUSH_PER_WEIGHT if rule == "normalised" and push > 0 else push
     if limit is not None:
-        push = min(push, limit)
-    return push / size if size > 0 else 0.0
+        wanted = min(wanted, limit)
+    return (strength * sigma) * gradient if wanted == push else gradient / _root_mean_square(gradient) * wanted
 
 
 def _root_mean_square(gradient: Tensor) -> float:
-    return float(gradient.double().square().mean().sqrt())
+    """Of its squares none underflows, and it asks no device for float64."""
+    largest = float(gradient.abs().amax())
+    # What is smaller than this counts as 0: its inverse is no number.
+    if not largest > torch.finfo(torch.float32).tiny:
+        return 0.0
+    return largest * float((gradient / largest).square().mean().sqrt())
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,11 @@
 ``pipe`` is the pipeline, ``video`` the reference's file and ``prompt`` what to show instead; ``width`` and
 ``height`` are pixels. The repository's root is on Python's path::
 
-    import torch
-
-    from motionclone_core.headless import (
-        PRESETS, DiffusersAnimateDiff, MotionGuidance, extract, sample, uneven_timesteps
-    )
+    from motionclone_core.headless import PRESETS, clone_motion
     from motionclone_core.video import read_frames
 
-    torch.set_grad_enabled(False)  # guidance turns it on where it needs it
-    frames = read_frames(video, frames=16, width=width, height=height).images  # [f, h, w, 3], 0 to 1
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).to(pipe.device, pipe.vae.dtype)
-    latents = pipe.vae.encode(2 * pictures - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
-    reference = latents.transpose(0, 1)[None]  # [1, c, f, h, w]
-
-    host, preset = DiffusersAnimateDiff(pipe.unet), PRESETS["camera"]
-    text, null = pipe.encode_prompt(prompt, pipe.device, 1, True)
-    guide = MotionGuidance.of(extract(host, reference, null), preset)
-    timesteps = uneven_timesteps(preset.steps, preset.guided_steps, preset.ratio)
-    noise = torch.randn_like(reference)
-    result = sample(host, noise, text, null, timesteps=timesteps, cfg=preset.cfg, guide=guide)
-    clip = pipe.decode_latents(result.to(pipe.vae.dtype))  # [1, 3, f, h, w], -1 to 1
-
-``pipe.video_processor.postprocess_video(clip)`` makes pictures of it. The pipeline's own scheduler is not used.
+    reference = read_frames(video, frames=16, width=width, height=height).images
+    clip = clone_motion(pipe, reference, prompt, preset=PRESETS["fast"])  # [f, h, w, 3], 0 to 1
 
 Shapes used here:
     c, f, h, w   channels, frames, height and width of the latent      l, d   words and width of a text
@@ -32,15 +15,76 @@ Shapes used here:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from .guidance import MotionGuidance
 from .hosts.diffusers_animatediff import DiffusersAnimateDiff, observe_reference, sample
 from .representation import MotionRepresentation, Provenance
-from .schedule import PRESETS, uneven_timesteps
+from .schedule import PRESETS, Preset, uneven_timesteps
 from .taps import DEFAULT_BLOCKS, select_taps
+
+
+@torch.no_grad()
+def clone_motion(
+    pipe: Any,
+    reference: NDArray[np.floating],
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    preset: Preset = PRESETS["camera"],
+    seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """A new clip that moves like a reference, as the ComfyUI nodes make it.
+
+    Args:
+        pipe: diffusers' AnimateDiffPipeline. Its own scheduler is not used.
+        reference: the pictures to follow, ``[f, h, w, 3]``, 0 to 1.
+        prompt: what to show instead.
+        negative_prompt: what not to show.
+        preset: steps, weight and the like.
+        seed: of the starting noise, and of the noise that the reference is read under.
+        on_step: told after every step how many are done, of how many.
+
+    Returns:
+        The pictures, shaped like the reference.
+
+    Raises:
+        UnsupportedModelError: the pipeline has no motion modules.
+        RepresentationMismatchError: more frames than the motion modules take.
+    """
+    host, latents = DiffusersAnimateDiff(pipe.unet), encode(pipe, reference)
+    text, negative = pipe.encode_prompt(prompt, pipe.device, 1, True, negative_prompt)
+    null = text if not prompt else pipe.encode_prompt("", pipe.device, 1, False)[0]
+    motion = extract(host, latents, null, noise_seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    result = sample(
+        host,
+        torch.randn(latents.shape, generator=generator).to(latents),
+        text,
+        negative,
+        timesteps=uneven_timesteps(preset.steps, preset.guided_steps, preset.ratio),
+        cfg=preset.cfg,
+        guide=MotionGuidance.of(motion, preset),
+        on_step=None if on_step is None else lambda step, *_: on_step(step.index + 1, preset.steps),
+    )
+    pictures = pipe.decode_latents(result.to(pipe.vae.dtype))[0]  # [3, f, h, w], -1 to 1
+    return (pictures.permute(1, 2, 3, 0).float().cpu().numpy() / 2 + 0.5).clip(0, 1)
+
+
+@torch.no_grad()
+def encode(pipe: Any, pictures: NDArray[np.floating]) -> Tensor:
+    """Clean latents ``[1, c, f, h, w]`` of pictures ``[f, h, w, 3]``, 0 to 1, one at a time to save memory."""
+    frames = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(pipe.device, pipe.vae.dtype)
+    latents = torch.cat([pipe.vae.encode(2 * frame - 1).latent_dist.mode() for frame in frames.split(1)])
+    return (latents * pipe.vae.config.scaling_factor).transpose(0, 1)[None]
 
 
 def extract(
@@ -94,6 +138,8 @@ __all__ = [
     "PRESETS",
     "DiffusersAnimateDiff",
     "MotionGuidance",
+    "clone_motion",
+    "encode",
     "extract",
     "sample",
     "uneven_timesteps",

@@ -10,7 +10,7 @@ import numpy as np
 
 from fidelity_cells import COLUMNS, COSINE, PATH, SHAPE, Cell, read_cells
 from fidelity_verdict import verdict
-from motionclone_core.guidance import NORMAL_PUSH
+from motionclone_core.guidance import PUSH_PER_WEIGHT
 from motionclone_core.schedule import PRESETS
 
 # Of the push of a published step, where one is set: few steps push as far (the page says how many).
@@ -19,8 +19,8 @@ _NUMBERS = {
     "camera": PRESETS["camera"],
     "fast": PRESETS["fast"],
     "limit": LIMIT,
-    "push": NORMAL_PUSH * PRESETS["fast"].weight,
-    "unit": NORMAL_PUSH * 1000,
+    "push": PUSH_PER_WEIGHT * PRESETS["fast"].weight,
+    "unit": PUSH_PER_WEIGHT * 1000,
 }
 AXES = ("k", "t_alpha", "block", "weight", "steps", "steps, equal push", "sampler")
 
@@ -192,8 +192,8 @@ over references. Differences are ± their standard error over the references.
 - *shape*, *colour*, *ground*: how often the caption is obeyed.
 - *motion fidelity*, *Fréchet* distance and *magnitude* come from point tracks, *temporal consistency* from picture
   features (`motionclone_core/metrics.py`).
-- *push*: root mean square of what guidance would add to the predicted noise, whose own is 1, without a limit; mean
-  over the guided steps.
+- *push*: root mean square of what weight times gradient would add to the predicted noise, whose own is 1, without a
+  limit and without being normalised; mean over the guided steps.
 - *latents*: the smallest and the largest value of all results. The training clips' are {latents}.
 
 All cells use cfg 6, which suits this model, and Euler's method (DDIM) where nothing else is said."""

@@ -240,6 +240,8 @@ def test_every_sampler_is_guided_and_a_clip_does_not_depend_on_its_batch(model, 
     cases = held_out_cases(2, 0)
     setting = replace(FAST, steps=5, guided_steps=3, warm_up=0, cool_down=0, scheduler=name)
     both, (alone,) = run(model, cases, setting), run(model, cases[1:], setting)
+    (unguided,) = run(model, cases[1:], replace(setting, weight=0.0))
+    assert np.abs(alone.video.astype(int) - unguided.video).mean() > 3 and unguided.pushes == ()
     # The third guided step is beside the seam of the schedule.
     assert len(alone.pushes) == 2 and min(alone.pushes) > 0
     assert both[1].pushes == pytest.approx(alone.pushes, rel=1e-2)

@@ -1,4 +1,4 @@
-"""The gradient of the energy and the two update rules, against formulas written out here in float64.
+"""The gradient of the energy and the update rules, against formulas written out here in float64.
 
 Symbols: z is the variance-preserving latent, x = z * sqrt(1 + sigma^2) ComfyUI's, abar the noise schedule.
 """
@@ -21,7 +21,7 @@ from motionclone_core.representation import (
     RepresentationMismatchError,
     TapRepresentation,
 )
-from motionclone_core.schedule import PRESETS, GuidanceWindow
+from motionclone_core.schedule import PRESETS, UPDATE_RULES, GuidanceWindow
 from toy_host import CHANNELS, HEADS, TAPS, Recorder, ToyHost, written_out_attention, written_out_energy
 
 LATENT = (4, 6)
@@ -380,16 +380,68 @@ def test_an_evaluation_inside_a_step_pushes_the_whole_step_by_its_own_sigma(sigm
 
 def test_strength_0_changes_no_bit():
     denoised, gradient = noise(2).float(), noise(2, seed=1).float()
-    for rule in ("published", "paper"):
+    for rule in UPDATE_RULES:
         corrected = corrected_denoised(
             denoised, gradient, strength=0.0, sigma=9.0, sigma_next=7.0, rule=rule
         )
         assert torch.equal(corrected, denoised)
 
 
-def test_the_published_rule_leaves_the_last_step_alone():
+@pytest.mark.parametrize("rule", ["published", "normalised"])
+def test_all_rules_but_the_papers_leave_the_last_step_alone(rule):
     denoised, gradient = noise(2), noise(2, seed=1)
-    assert torch.equal(corrected_denoised(denoised, gradient, strength=5.0, sigma=0.03, sigma_next=0.0), denoised)
+    corrected = corrected_denoised(denoised, gradient, strength=5.0, sigma=0.03, sigma_next=0.0, rule=rule)
+    assert torch.equal(corrected, denoised)
+
+
+@pytest.mark.parametrize("sigma", [3.9, 4.0, 5.2])
+def test_a_normalised_evaluation_inside_a_step_pushes_the_whole_step(sigma):
+    x, denoised, gradient = (noise(4, seed=seed) for seed in range(3))
+    corrected = corrected_denoised(
+        denoised, gradient, strength=1000.0, sigma=sigma, sigma_next=3.1, sigma_from=5.2, rule="normalised"
+    )
+    push = (x - corrected) / sigma * (3.1 - 5.2) - (x - denoised) / sigma * (3.1 - 5.2)
+    direction = gradient / gradient.square().mean().sqrt()
+    torch.testing.assert_close(push, -3.1 * 0.035 * direction, rtol=1e-11, atol=1e-12)
+
+
+class WithoutFloat64(torch.Tensor):
+    """A tensor of a device that has no float64."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.double or any(a is torch.float64 for a in (*args, *(kwargs or {}).values())):
+            raise TypeError("this device has no float64")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("rule", UPDATE_RULES)
+@pytest.mark.parametrize("limit", [None, 0.01])
+def test_no_rule_asks_for_float64(rule, limit):
+    denoised, gradient = (noise(2, seed=seed).float().as_subclass(WithoutFloat64) for seed in range(2))
+    corrected = corrected_denoised(
+        denoised, gradient, strength=1000.0, sigma=2.0, sigma_next=1.0, rule=rule, limit=limit
+    )
+    assert bool(corrected.isfinite().all()) and not torch.equal(corrected, denoised)
+
+
+def test_a_faint_gradient_is_not_rounded_away_before_it_is_scaled():
+    gradient = 1e-9 * noise(2, seed=1).float()
+    options = {"strength": 2000.0, "sigma": 2.0, "sigma_next": 1.0, "rule": "normalised"}
+    fine, coarse = (
+        corrected_denoised(torch.zeros_like(gradient, dtype=dtype), gradient, **options)
+        for dtype in (torch.float32, torch.float16)
+    )
+    torch.testing.assert_close(coarse.float(), fine, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", UPDATE_RULES)
+def test_a_gradient_too_small_for_its_inverse_is_none(rule):
+    gradient = torch.full((2, 3), 1e-42)
+    corrected = corrected_denoised(
+        torch.zeros(2, 3), gradient, strength=2000.0, sigma=9.0, sigma_next=8.9, rule=rule, limit=0.1
+    )
+    assert float(corrected.abs().max()) < 1e-30
 
 
 def test_the_arguments_are_left_as_they_were_and_the_type_is_kept():

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
 
-import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -48,9 +48,11 @@ class Pipe:
             self.unet, self.vae = tiny_unet().to(dtype).eval(), autoencoder().to(dtype).eval()
             self.text, self.null = (torch.randn(1, 5, 8, dtype=dtype) for _ in range(2))
 
-    def encode_prompt(self, prompt, device, num_images_per_prompt, do_classifier_free_guidance):
-        assert (prompt, device, num_images_per_prompt) == ("a red circle", self.device, 1)
-        return (self.text, self.null) if do_classifier_free_guidance else (self.text, None)
+    def encode_prompt(self, prompt, device, num_images_per_prompt, do_classifier_free_guidance, negative_prompt=""):
+        assert (device, num_images_per_prompt) == (self.device, 1)
+        assert prompt in ("a red circle", "")
+        text = self.text if prompt else self.null
+        return (text, self.null) if do_classifier_free_guidance else (text, None)
 
     def decode_latents(self, latents):
         b, _, f, _, _ = latents.shape
@@ -59,41 +61,71 @@ class Pipe:
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
-def followed(request, tmp_path, monkeypatch):
+def pipe(request):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Pipe(request.param)
+
+
+SHORT = replace(PRESETS["fast"], steps=4, guided_steps=2, warm_up=0, cool_down=0)
+
+
+@pytest.fixture
+def followed(pipe, tmp_path, monkeypatch):
     """The names that the documented lines define, at four steps."""
-    short = replace(PRESETS["camera"], steps=4, guided_steps=2, warm_up=0, cool_down=0)
-    monkeypatch.setattr(headless, "PRESETS", {"camera": short})
+    monkeypatch.setattr(headless, "PRESETS", {"fast": SHORT})
     names = {
-        "pipe": Pipe(request.param),
+        "pipe": pipe,
         "video": draw_clip(tmp_path / "clip.mp4", FRAMES, (SIZE, SIZE)),
         "prompt": "a red circle",
         "width": SIZE,
         "height": SIZE,
     }
-    with torch.random.fork_rng(), torch.enable_grad():  # both as they were afterwards
-        torch.manual_seed(0)
+    with torch.enable_grad():
         exec(documented_code(), names)
+        assert torch.is_grad_enabled()
     return SimpleNamespace(**names)
 
 
-def test_the_reference_holds_the_scaled_latent_of_each_frame(followed):
-    capture, dtype = cv2.VideoCapture(str(followed.video)), followed.pipe.vae.dtype
-    tolerance = 1e-5 if dtype == torch.float32 else 5e-3  # of one frame instead of sixteen at once
-    for i in range(FRAMES):
-        picture = torch.from_numpy(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)).movedim(-1, 0)[None]
+def test_the_documented_lines_make_a_clip_that_the_motion_has_guided(followed, pipe):
+    assert followed.clip.shape == (FRAMES, SIZE, SIZE, 3) and followed.clip.dtype == np.float32
+    assert 0 <= followed.clip.min() < followed.clip.max() <= 1
+    arguments = pipe, followed.reference, "a red circle"
+    assert np.array_equal(headless.clone_motion(*arguments, preset=SHORT), followed.clip)
+    for other in ({"preset": replace(SHORT, weight=0.0)}, {"preset": SHORT, "seed": 1}):
+        assert np.abs(headless.clone_motion(*arguments, **other) - followed.clip).mean() > 1e-3
+
+
+def test_the_clip_is_what_the_parts_make(pipe):
+    reference = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
+    done = []
+    clip = headless.clone_motion(
+        pipe, reference, "a red circle", preset=SHORT, seed=5, on_step=lambda *at: done.append(at)
+    )
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    host, latents = headless.DiffusersAnimateDiff(pipe.unet), headless.encode(pipe, reference)
+    motion = headless.extract(host, latents, pipe.null, noise_seed=5)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(6)).to(latents)
+    timesteps = headless.uneven_timesteps(4, 2, SHORT.ratio)
+    guide = headless.MotionGuidance.of(motion, SHORT)
+    result = headless.sample(
+        host, noise, pipe.text, pipe.null, timesteps=timesteps, cfg=SHORT.cfg, guide=guide
+    )
+    with torch.no_grad():
+        pictures = pipe.decode_latents(result.to(pipe.vae.dtype))
+    wanted = (pictures[0].permute(1, 2, 3, 0) / 2 + 0.5).clamp(0, 1).numpy()
+    np.testing.assert_allclose(clip, wanted, atol=1e-6)
+
+
+def test_latents_are_the_scaled_ones_of_each_frame(pipe):
+    pictures = np.random.default_rng(0).random((3, SIZE, SIZE, 3), np.float32)
+    latents = headless.encode(pipe, pictures)
+    assert latents.shape == (1, CHANNELS, 3, SIZE // 2, SIZE // 2)
+    for i, picture in enumerate(pictures):
+        frame = torch.from_numpy(picture).permute(2, 0, 1)[None].to(pipe.vae.dtype)
         with torch.no_grad():
-            latent = followed.pipe.vae.encode((picture / 127.5 - 1).to(dtype)).latent_dist.mode() * SCALING
-        torch.testing.assert_close(followed.reference[:, :, i], latent, rtol=tolerance, atol=tolerance)
-    assert followed.reference.shape == (1, CHANNELS, FRAMES, SIZE // 2, SIZE // 2)
-
-
-def test_the_clip_is_pictures_that_the_motion_has_guided(followed):
-    assert followed.clip.shape == (1, 3, FRAMES, SIZE, SIZE)
-    assert bool(followed.clip.isfinite().all()) and followed.clip.std() > 0
-    options = {"timesteps": followed.timesteps, "cfg": followed.preset.cfg}
-    texts = followed.pipe.text, followed.pipe.null
-    unguided = headless.sample(followed.host, followed.noise, *texts, **options)
-    assert bool(followed.result.isfinite().all()) and not torch.equal(followed.result, unguided)
+            latent = pipe.vae.encode(frame * 2 - 1).latent_dist.mode() * SCALING
+        torch.testing.assert_close(latents[:, :, i], latent)
 
 
 def test_the_readme_says_the_same():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from motionclone_core.guidance import DEFAULT_WEIGHT, NORMAL_PUSH
+from motionclone_core.guidance import DEFAULT_WEIGHT, PUSH_PER_WEIGHT
 from motionclone_core.schedule import PRESETS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -32,4 +32,4 @@ def test_what_fast_has_of_its_own():
 
 
 def test_what_a_normalised_weight_means():
-    assert f"of which {DEFAULT_WEIGHT:g} push by {NORMAL_PUSH * DEFAULT_WEIGHT:g} of the noise" in TEXT
+    assert f"of which {DEFAULT_WEIGHT:g} push by {PUSH_PER_WEIGHT * DEFAULT_WEIGHT:g} of the noise" in TEXT
