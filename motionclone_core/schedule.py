@@ -25,6 +25,12 @@ def alphas_cumprod() -> NDArray[np.float64]:
     return np.cumprod(1.0 - np.linspace(*BETA_RANGE, TRAIN_TIMESTEPS))
 
 
+def sigma_at(timestep: int) -> float:
+    """The noise level of a timestep, 0 to 999, in sigma: x = z_0 + sigma * noise."""
+    abar = float(alphas_cumprod()[timestep])
+    return ((1.0 - abar) / abar) ** 0.5
+
+
 def uneven_timesteps(
     steps: int, guided_steps: int, ratio: float, *, timesteps: int = TRAIN_TIMESTEPS
 ) -> list[int]:
@@ -120,10 +126,10 @@ class GuidanceWindow:
 def equal_push(weight: float, of: GuidanceWindow, window: GuidanceWindow) -> float:
     """The weight with which fewer guided steps push as far in all as the steps of another window.
 
-    Under the published rule a guided step moves the latent by a distance that does not depend on the length
-    of the step, so the way that guidance pushes in all is proportional to ``weight * sum w_i``: halving the
-    number of guided steps halves it. This weight makes up for that (this project). The paper's rule needs no
-    such weight: its push grows with the length of the step.
+    Under the rules ``normalised`` and ``published`` a guided step moves the latent by a distance that does not
+    depend on the length of the step, so the way that guidance pushes in all is proportional to
+    ``weight * sum w_i``: halving the number of guided steps halves it. This weight makes up for that (this
+    project). The paper's rule needs no such weight: its push grows with the length of the step.
 
     Args:
         weight: lambda under ``of``.
@@ -169,7 +175,7 @@ class Preset:
 def beside_a_seam(sigmas: Sequence[float], step: int) -> bool:
     """Whether a step is far shorter than the next, as the last guided one of `uneven_timesteps` is, or follows such.
 
-    The published rule moves the latent as far in a short step as in a long one, for which ``denoised`` has to be
+    All rules but the paper's move the latent as far in a short step as in a long one, for which ``denoised`` has to be
     moved very far. Euler's method and DDIM do just that. Multistep methods extrapolate the change from one
     ``denoised`` to the next over the long step that follows: on the embedded model, DPM++ 2M leaves the range of the
     data. Hosts guide such a step, and the first one after it, under Euler and DDIM only (this project).

@@ -55,6 +55,14 @@ class VideoError(ValueError):
     """A video file, or a part of it, that cannot serve as a reference."""
 
 
+class TooFewFramesError(VideoError):
+    """The part asked for has fewer frames than were asked for: ``available``."""
+
+    def __init__(self, message: str, available: int) -> None:
+        super().__init__(message)
+        self.available = available
+
+
 class TruncatedVideoError(VideoError):
     """A video file that ends before its header says it does."""
 
@@ -128,7 +136,8 @@ def read_frames(
     Raises:
         FileNotFoundError: there is nothing at ``path``.
         TruncatedVideoError: the part asked for is missing at the end of a damaged file.
-        VideoError: an option is out of range, the file is no video, or the part has too few frames.
+        TooFewFramesError: the part has too few frames.
+        VideoError: an option is out of range, or the file is no video.
     """
     _check_options(frames=frames, start=start, duration=duration, width=width, height=height)
     path = Path(path)
@@ -137,7 +146,7 @@ def read_frames(
     timeline = _read_timeline(path, end)
     first, stop = _frames_between(timeline, path.name, start, end)
     if stop - first < frames:
-        raise VideoError(_too_few(timeline, path.name, first, stop, frames))
+        raise TooFewFramesError(_too_few(timeline, path.name, first, stop, frames), stop - first)
     indices = evenly_spaced(first, stop - 1, frames)
     span = timeline.times[indices[-1]] - timeline.times[indices[0]]
     return VideoFrames(

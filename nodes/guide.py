@@ -55,7 +55,7 @@ def _update_rule_input() -> io.Combo.Input:
         default="published",
         tooltip="published: as the authors' program does it. paper: Eq. 2 to the letter, about 30 times weaker at "
         "50 guided steps, so raise the weight. normalised: every step pushes equally hard, whatever the model, the "
-        "size and the motion; for few steps, as in the preset fast.",
+        "size and the motion; for few steps, as in the preset fast. Let it cool down.",
     )
 
 
@@ -285,7 +285,15 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         chosen = PRESETS.get(preset)
         if chosen is None:
             chosen = Preset(
-                steps, guided_steps, ratio, weight, warm_up, cool_down, cfg, limit or None, update_rule
+                steps=steps,
+                guided_steps=guided_steps,
+                ratio=ratio,
+                weight=weight,
+                warm_up=warm_up,
+                cool_down=cool_down,
+                cfg=cfg,
+                limit=limit or None,
+                update_rule=update_rule,
             )
         else:
             scheduler = comfy_sampling.SCHEDULER

@@ -33,7 +33,7 @@ from motionclone_core.metrics import (
     velocity_cosine,
 )
 from motionclone_core.representation import MotionRepresentation
-from motionclone_core.video import VideoError, read_frames
+from motionclone_core.video import TooFewFramesError, VideoError, read_frames
 from motionclone_core.visualisation import (
     Panel,
     contact_sheet,
@@ -85,14 +85,20 @@ def drawn_clips() -> list[Clip]:
 
 
 def video_clip(path: Path, words: Sequence[str]) -> Clip:
-    """A video file as a reference.
+    """A video file as a reference; the frames of a very short one are repeated.
 
     Raises:
         FileNotFoundError, VideoError: see `motionclone_core.video.read_frames`.
         ValueError: the words are no caption.
     """
-    frames = read_frames(path, frames=FRAMES, width=SIZE, height=SIZE)
-    return Clip(np.rint(frames.images * 255).astype(np.uint8), path.name, scene_of(words))
+    target, size = scene_of(words), {"width": SIZE, "height": SIZE}
+    try:
+        images = read_frames(path, frames=FRAMES, **size).images
+    except TooFewFramesError as error:
+        images = read_frames(path, frames=error.available, **size).images
+        # Each is shown for as long as the video would show it.
+        images = images[np.arange(FRAMES) * len(images) // FRAMES]
+    return Clip(np.rint(images * 255).astype(np.uint8), path.name, target)
 
 
 def scene_of(words: Sequence[str]) -> Scene:
@@ -145,15 +151,16 @@ def clone(model: EmbeddedModel, clips: Sequence[Clip], setting: Setting, seed: i
 
 def table(results: Sequence[Shown]) -> str:
     """The scores of every clip, unguided and guided."""
-    lines = [f"{'':28}" + "".join(f"{name:>12}" for name in _COLUMNS)]
+    lines = [f"{'':{WIDTH + 10}}" + "".join(f"{name:>12}" for name in _COLUMNS)]
     for shown in tqdm(results, desc="score   "):
         reference = track_points(shown.clip.video)
         for name, video in (("unguided", shown.unguided), ("guided", shown.guided)):
             cells = "".join(f"{value:>12}" for value in _scores(shown.clip, video, reference))
-            lines.append(f"{shown.clip.caption[:18]:18.18} {name:9}{cells}")
+            lines.append(f"{shown.clip.caption[:WIDTH]:{WIDTH}} {name:9}{cells}")
     return "\n".join(lines)
 
 
+WIDTH = 36
 _COLUMNS = ("path error", "velocity", "fidelity", "magnitude", "consistency", "caption")
 
 
@@ -235,6 +242,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: choose 0 or more")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file: give a folder")
     try:
         clips = [video_clip(args.video, args.caption.split())] if args.video else drawn_clips()
         model = load_model()

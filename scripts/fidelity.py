@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceiling, held_out_cases, run, score
-from embedded.model import MODEL_FILE, EmbeddedModel, card_of, file_hash, load_model
+from embedded.model import MODEL_FILE, EmbeddedModel, ModelFileError, card_of, file_hash, load_model
 from fidelity_report import LIMIT, write_report
 from fidelity_store import Record, cell_path, read_record, write_record
 from motionclone_core.schedule import equal_push
@@ -188,10 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=MODEL_FILE)
     parser.add_argument("--report", action="store_true", help="only write the page")
     args = parser.parse_args(arguments)
+    if min(args.cases, args.seeds) < 1:
+        parser.error(f"--cases {args.cases} and --seeds {args.seeds}: choose 1 or more of both")
     args.store.mkdir(parents=True, exist_ok=True)
-    latents = card_of(args.model)["latents"]
+    try:
+        latents, model = card_of(args.model)["latents"], load_model(args.model)
+    except (FileNotFoundError, ModelFileError) as error:
+        raise SystemExit(str(error)) from error
     if not args.report:
-        measure_all(load_model(args.model), chosen_cells(args.cells, args.part), args)
+        measure_all(model, chosen_cells(args.cells, args.part), args)
     if args.report or args.part == "1/1":
         origins = {name: origin_of(setting, facts_of(args)) for name, setting in cells().items()}
         kinds = {case.index: case.kind for case in held_out_cases(args.cases, 0)}

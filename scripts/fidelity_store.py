@@ -44,11 +44,18 @@ def cell_path(store: Path, name: str) -> Path:
 
 
 def read_record(path: Path) -> Record | None:
-    """What a file holds; None if there is none."""
+    """What a file holds; None if there is none.
+
+    Raises:
+        SystemExit: it is damaged.
+    """
     if not path.exists():
         return None
-    head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return Record(head["origin"], tuple(head["runs"]), tuple(rows))
+    try:
+        head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        return Record(head["origin"], tuple(head["runs"]), tuple(rows))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{path} is damaged ({error}): delete it to measure its cell anew") from error
 
 
 def write_record(path: Path, record: Record) -> None:

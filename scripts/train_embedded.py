@@ -379,14 +379,24 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
+def require(folder: Path, *files: str) -> None:
+    """Raise `Refused` where a stage lacks what the stages before it make."""
+    missing = [file for file in files if not (folder / file).exists()]
+    if missing:
+        raise Refused(f"{folder} has no {', '.join(missing)}: run the stages {', '.join(STAGES)} in this order")
+
+
 def run_stages(args: argparse.Namespace) -> None:
     if "autoencoder" in args.stages:
         train_autoencoder(args.folder, args.autoencoder_steps, 48, args.pictures, args.device)
     if "clips" in args.stages:
+        require(args.folder, "autoencoder.pt")
         encode_clips(args.folder, args.clips, args.device)
     if "unet" in args.stages:
+        require(args.folder, "clips.npz")
         train_unet(args.folder, args.steps, args.batch, args.rate, args.device, stop=args.stop)
     if "export" in args.stages:
+        require(args.folder, "autoencoder.pt", "clips.npz", "unet.pt")
         export(args.folder, args.target, args.hardware, args.history)
 
 

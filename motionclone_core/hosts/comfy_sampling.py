@@ -13,7 +13,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..schedule import TRAIN_TIMESTEPS, Preset, alphas_cumprod, uneven_timesteps
+from ..schedule import TRAIN_TIMESTEPS, Preset, sigma_at, uneven_timesteps
 
 log = logging.getLogger(__name__)
 
@@ -194,8 +194,7 @@ def sample(
 
 
 def _warn_about_noise_schedule(sampling: Any) -> None:
-    remaining = float(alphas_cumprod()[-1])
-    expected = ((1.0 - remaining) / remaining) ** 0.5
+    expected = sigma_at(TRAIN_TIMESTEPS - 1)
     found = float(sampling.sigma_max)
     if abs(found - expected) > _SCHEDULE_TOLERANCE * expected:
         log.warning(

@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..representation import Crop, RepresentationMismatchError
-from ..schedule import alphas_cumprod, beside_a_seam
+from ..schedule import alphas_cumprod, beside_a_seam, sigma_at
 from ..taps import tap_name
 from .autograd import recording
 from .base import (
@@ -206,8 +206,7 @@ def steps_of(timesteps: Sequence[int]) -> list[Step]:
     for now, following in pairwise(timesteps):
         if not now > following:
             raise ValueError(f"timesteps must fall at every step, but {now} is followed by {following}")
-    abar = alphas_cumprod()
-    sigmas = [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in timesteps] + [0.0]
+    sigmas = [*map(sigma_at, timesteps), 0.0]
     return [Step(i, int(t), sigmas[i], sigmas[i + 1]) for i, t in enumerate(timesteps)]
 
 

@@ -18,6 +18,7 @@ from embedded.drawing import FRAMES
 from embedded.measuring import Result
 from embedded.model import ModelFileError
 from motionclone_core.metrics import Tracks, track_points
+from motionclone_core.video import read_frames
 from motionclone_core.visualisation import enlarged
 
 
@@ -58,7 +59,7 @@ def test_it_draws_clones_scores_and_writes(monkeypatch, tmp_path, capsys, notes)
         assert animation.n_frames == FRAMES
     table = capsys.readouterr().out
     for clip in demo.drawn_clips():
-        assert table.count(clip.caption[:18]) == 2  # unguided and guided
+        assert table.count(clip.caption[: demo.WIDTH]) == 2  # unguided and guided
     assert table.count(" px") == 2 * len(demo.DRAWN)
     assert len(notes) == len(demo.DRAWN) and all("dashed" in note for note in notes)
 
@@ -70,6 +71,31 @@ def test_a_video_file_is_a_reference(monkeypatch, tmp_path, capsys):
     assert files(out) == ["contact_sheet_1.png", "motion_cloning.gif"]
     assert cv2.imread(str(out / "contact_sheet_1.png")) is not None
     assert "clip.mp4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frames", [2, 5, 15])
+def test_the_frames_of_a_short_video_are_repeated_evenly(tmp_path, frames):
+    video = draw_clip(tmp_path / "short.mp4", frames, (96, 80))
+    clip = demo.video_clip(video, ["red", "circle", "slate", "plain"]).video
+    own = read_frames(video, frames=frames, width=64, height=64).images
+    shown = [int(np.abs(own - picture / 255).mean((1, 2, 3)).argmin()) for picture in clip]
+    assert shown == sorted(shown) and set(shown) == set(range(frames))
+    times = np.bincount(shown)
+    assert times.max() - times.min() <= 1
+
+
+def test_one_picture_is_no_motion(monkeypatch, tmp_path, capsys):
+    video = draw_clip(tmp_path / "one.mp4", 1, (96, 80))
+    assert run(monkeypatch, "--video", video, "--output", tmp_path / "made") == 1
+    assert "one.mp4 has 1 frame and motion needs at least 2" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_made(monkeypatch, tmp_path, capsys):
+    (tmp_path / "made").write_text("mine")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--output", tmp_path / "made")
+    assert "is a file: give a folder" in capsys.readouterr().err
+    assert (tmp_path / "made").read_text() == "mine"
 
 
 def draw_cut(path):

@@ -266,6 +266,33 @@ def test_the_page_says_where_the_limit_acted(tmp_path):
     assert "lcm: 11.1 %" in page  # nine of its ten guided steps
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"origin": {}}'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    path = tmp_path / "k__1.jsonl"
+    path.write_text(content)
+    with pytest.raises(SystemExit, match=r"k__1\.jsonl is damaged .*: delete it"):
+        read_record(path)
+
+
+def test_a_page_of_nothing_is_not_written(tmp_path):
+    with pytest.raises(SystemExit, match="has no rows of today's model and settings"):
+        written(tmp_path, {"k/1": "k/1"}, {"k/1": origin()})
+    assert not (tmp_path / "PAGE.md").exists()
+
+
+@pytest.mark.parametrize("options", [["--cases", "0"], ["--seeds", "-1"]])
+def test_there_is_something_to_measure(tmp_path, capsys, options):
+    with pytest.raises(SystemExit):
+        fidelity.main([*options, "--store", str(tmp_path / "none")])
+    assert "choose 1 or more of both" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="absent"):
+        fidelity.main(["--model", str(tmp_path / "absent.safetensors"), "--store", str(tmp_path)])
+
+
 def test_a_table_by_motion_has_the_clips_of_each(tmp_path):
     page = page_of(tmp_path)
     # "fast" is the seventh cell, "no guidance" the fifth; the seeds are 0, 1 and 2.

@@ -196,6 +196,16 @@ def test_what_does_not_fit_the_folder_is_refused(trained, capsys, arguments, sai
     assert all(words in error for words in said)
 
 
+@pytest.mark.parametrize(("stage", "lacks"), [
+    ("clips", "autoencoder.pt"), ("unet", "clips.npz"), ("export", "autoencoder.pt, clips.npz, unet.pt"),
+])
+def test_a_stage_says_what_it_lacks(tmp_path, capsys, stage, lacks):
+    with pytest.raises(SystemExit):
+        train_embedded.main([stage, *SMALL, "--folder", str(tmp_path), "--target", str(tmp_path / "model")])
+    assert f"has no {lacks}: run the stages autoencoder, clips" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_stages_have_a_default():
     assert tuple(train_embedded.options().parse_args([]).stages) == ("autoencoder", "clips", "unet")
 
