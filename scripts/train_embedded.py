@@ -69,16 +69,24 @@ def mixed(device: str) -> torch.autocast:
 
 def pictures(count: int, rng: np.random.Generator) -> Tensor:
     """``[count, 3, 64, 64]`` in -1 to 1: drawn ones, and one in five of smooth coloured noise."""
-    out = []
-    while len(out) < count:
-        if rng.random() < 0.2:
-            side = int(rng.choice((4, 8, 16)))
-            noise = torch.from_numpy(rng.random((1, 3, side, side), dtype=np.float32))
-            out.append(F.interpolate(noise, SIZE, mode="bicubic").clamp(0, 1)[0])
-            continue
-        frames = random_scene(rng, frames=4).render()
-        out += [torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in frames[::2]]
+    out: list[Tensor] = []
+    with tqdm(total=count, desc="pictures", mininterval=5) as bar:
+        while len(out) < count:
+            drawn = _noise_picture(rng) if rng.random() < 0.2 else _scene_pictures(rng)
+            out += drawn
+            bar.update(len(drawn))
     return torch.stack(out[:count]) * 2 - 1
+
+
+def _noise_picture(rng: np.random.Generator) -> list[Tensor]:
+    side = int(rng.choice((4, 8, 16)))
+    noise = torch.from_numpy(rng.random((1, 3, side, side), dtype=np.float32))
+    return [F.interpolate(noise, SIZE, mode="bicubic").clamp(0, 1)[0]]
+
+
+def _scene_pictures(rng: np.random.Generator) -> list[Tensor]:
+    frames = random_scene(rng, frames=4).render()
+    return [torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in frames[::2]]
 
 
 class Whitened(nn.Module):
