@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -417,15 +418,18 @@ def test_others_may_read_the_file_as_far_as_the_umask_lets_them(tmp_path):
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, path, monkeypatch, function, error):
     before = path.read_bytes()
 
-    def fail(target, *_):
-        if function == "write":
-            target.touch()
+    def fail(*_):
         raise error
+
+    class Full(io.FileIO):
+        def write(self, content):
+            super().write(content[:10])
+            fail()
 
     if function == "replace":
         monkeypatch.setattr("os.replace", fail)
     else:
-        monkeypatch.setattr(serialization.Path, "write_bytes", fail)
+        monkeypatch.setattr(serialization.Path, "open", lambda target, mode: Full(target, mode))
     with pytest.raises(type(error)):
         save_representation(representation(k=2), path)
     monkeypatch.undo()
