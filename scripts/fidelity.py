@@ -45,6 +45,7 @@ def cells() -> dict[str, Setting | None]:
         "fast/fast": FAST,
         "fast/another clip's motion": replace(FAST, other_motion=True),
         "fast/plain control": replace(FAST, k=16),
+        "fast/published weight, plain control": replace(_with_steps(FAST.steps), k=16),
     }
     sweeps: dict[str, dict[object, Setting]] = {
         "k": {k: replace(FAST, k=k) for k in (1, 2, 4, 16)},

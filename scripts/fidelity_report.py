@@ -205,9 +205,9 @@ All cells use cfg 6, which suits this model, and Euler's method (DDIM) where not
 _MAIN = """## The method
 
 The published schedule: {camera.steps} steps, {camera.guided_steps} of them guided, ratio {camera.ratio}, weight
-{camera.weight:g}, ramps of {camera.warm_up} steps. *Guided* limits the push of a step to a root mean square of
-{limit}, the noise's own being 1; *without the limit* is the published program but for cfg. *Ceiling* is the wanted
-clip itself, drawn and put through the autoencoder."""
+{camera.weight:g}, ramps of {camera.warm_up} steps. *Guided* limits the push of a step to a root mean square of {limit},
+the noise's own being 1; *without the limit* is the published program but for cfg. *Ceiling* is the wanted clip itself,
+drawn and put through the autoencoder."""
 _FAST = """## A third of the steps
 
 Under the published rule, a guided step moves the latent by a distance that does not depend on the length of the step,
@@ -218,7 +218,8 @@ guided steps pushes a clip by {push:g} of the noise, the last {fast.cool_down} o
 steps are enough. It was found by trial on other references than those of this page (numbers 64 to 127). *Published
 weight* is {fast.steps} steps of the published schedule and rule, half of them guided, weight {camera.weight:g}, limit
 {limit}. *Another clip's motion* is guidance by a representation of the wrong clip. *Plain control* keeps all entries
-(k = f), and pushes as hard."""
+(k = f): with `fast` it pushes as hard, with the published rule far less, as its energy is a mean over 16 entries of
+each row instead of over one."""
 _KINDS = """Guidance knows of a thing what its motion shows. Where a thing stays in its place, little of the place is in
 the motion, and the noise decides on it; of two things, too, one often stays. `fast`, by the reference's motion:"""
 _TITLES = {
