@@ -10,7 +10,7 @@ Shapes used here:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,8 @@ def setting_of(preset: Preset) -> Setting:
 
 
 PUBLISHED = setting_of(PRESETS["camera"])
+# A push beyond this takes some clips of the published setting out of the range of the data (docs/FIDELITY.md).
+LIMITED = replace(PUBLISHED, limit=0.04)
 FAST = setting_of(PRESETS["fast"])
 
 

@@ -21,9 +21,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from embedded.measuring import FAST, PUBLISHED, SCHEDULERS, Case, Setting, ceiling, held_out_cases, run, score
+from embedded.measuring import (
+    FAST,
+    LIMITED,
+    PUBLISHED,
+    SCHEDULERS,
+    Case,
+    Setting,
+    ceiling,
+    held_out_cases,
+    run,
+    score,
+)
 from embedded.model import MODEL_FILE, EmbeddedModel, ModelFileError, card_of, file_hash, load_model
-from fidelity_report import LIMIT, write_report
+from fidelity_report import write_report
 from fidelity_store import Record, cell_path, read_record, write_record
 from motionclone_core.schedule import equal_push
 
@@ -74,9 +85,6 @@ def _fast_with_steps(steps: int) -> Setting:
     guided, cool_down = (round(steps * part / FAST.steps) for part in (FAST.guided_steps, FAST.cool_down))
     setting = replace(FAST, steps=steps, guided_steps=guided, cool_down=cool_down)
     return replace(setting, weight=round(equal_push(FAST.weight, FAST.window, setting.window), 1))
-
-
-LIMITED = replace(PUBLISHED, limit=LIMIT)
 
 
 def sources(cells: dict[str, Setting | None]) -> dict[str, str]:

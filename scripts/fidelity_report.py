@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from embedded.measuring import LIMITED
 from fidelity_cells import COLUMNS, COSINE, PATH, SHAPE, Cell, read_cells
 from fidelity_verdict import verdict
 from motionclone_core.guidance import PUSH_PER_WEIGHT
 from motionclone_core.schedule import PRESETS
 
-# Of the push of a published step, where one is set: few steps push as far (the page says how many).
-LIMIT = 0.04
 _NUMBERS = {
     "camera": PRESETS["camera"],
     "fast": PRESETS["fast"],
-    "limit": LIMIT,
+    "limit": LIMITED.limit,
     "push": PUSH_PER_WEIGHT * PRESETS["fast"].weight,
     "unit": PUSH_PER_WEIGHT * 1000,
 }
