@@ -132,14 +132,12 @@ class Setting(Preset):
     """How a cell samples: a preset, and what else can be chosen.
 
     Attributes:
-        k: entries kept per row.
         t_alpha: timestep of the extraction.
         blocks: which blocks are read.
         scheduler: one of `SCHEDULERS`; empty for Euler (DDIM).
         other_motion: guide by the motion of the case's ``other``, the control.
     """
 
-    k: int = 1
     t_alpha: int = 400
     blocks: str = "up_blocks.1"
     scheduler: str = ""

@@ -63,7 +63,7 @@ def clone_motion(
     host, latents = DiffusersAnimateDiff(pipe.unet), encode(pipe, reference)
     text, negative = pipe.encode_prompt(prompt, pipe.device, 1, True, negative_prompt)
     null = text if not prompt else pipe.encode_prompt("", pipe.device, 1, False)[0]
-    motion = extract(host, latents, null, noise_seed=seed)
+    motion = extract(host, latents, null, k=preset.k, noise_seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     result = sample(
         host,

@@ -153,7 +153,8 @@ class Preset:
     """A setting of a run: published ones (authors' configuration files), and ``fast`` of this project.
 
     ``cfg`` is ComfyUI's: the paper's classifier-free guidance s = 7.5 is 8.5 here. ``limit`` and ``update_rule`` are
-    those of `guidance.corrected_denoised`.
+    those of `guidance.corrected_denoised`. ``k`` is how many entries per row the motion is read with; guidance takes
+    any.
     """
 
     steps: int
@@ -165,6 +166,7 @@ class Preset:
     cfg: float = 8.5
     limit: float | None = None
     update_rule: UpdateRule = "published"
+    k: int = 1
 
     @property
     def window(self) -> GuidanceWindow:
@@ -200,5 +202,5 @@ PRESETS: dict[str, Preset] = {
     "image to video": Preset(steps=100, guided_steps=40, ratio=0.3),
     "sketch": Preset(steps=200, guided_steps=120, ratio=0.4),
     # By trial, on the embedded model (docs/FIDELITY.md).
-    "fast": Preset(steps=30, guided_steps=20, ratio=0.4, warm_up=0, cool_down=8, update_rule="normalised"),
+    "fast": Preset(steps=30, guided_steps=20, ratio=0.4, warm_up=0, cool_down=8, update_rule="normalised", k=2),
 }

@@ -50,7 +50,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     min=1,
                     max=1024,
                     tooltip="Entries of temporal attention to keep per row, from 1 to the number of frames. 1 as "
-                    "published; more lets appearance leak in.",
+                    "published, 2 for the preset fast; many let appearance leak in.",
                 ),
                 io.String.Input(
                     "blocks",

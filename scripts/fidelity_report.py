@@ -214,9 +214,10 @@ so that the motion is followed less the fewer guided steps there are; and the di
 gradient, which is weak for a small or slow thing and too strong where the energy is steep. The preset `fast` takes
 from the gradient its direction alone (`normalised`, see `guidance.corrected_denoised`): each of its {fast.guided_steps}
 guided steps pushes a clip by {push:g} of the noise, the last {fast.cool_down} of them less and less, and {fast.steps}
-steps are enough. It was found by trial on other references than those of this page (numbers 64 to 127). *Published
-weight* is {fast.steps} steps of the published schedule and rule, half of them guided, weight {camera.weight:g}, limit
-{limit}. *Another clip's motion* is guidance by a representation of the wrong clip. *Plain control* keeps all entries
+steps are enough. It reads {fast.k} entries of each row, with which the result is steadier than with one (the sweep over
+k below). Push, ratio and ramps were found by trial on other references than those of this page (numbers 64 to 127); k
+on these, and then checked on the others. *Published weight* is {fast.steps} steps of the published schedule and rule,
+half of them guided, weight {camera.weight:g}, limit {limit}. *Another clip's motion* is guidance by a representation of the wrong clip. *Plain control* keeps all entries
 (k = f): with `fast` it pushes as hard, with the published rule far less, as its energy is a mean over 16 entries of
 each row instead of over one."""
 _KINDS = """Guidance knows of a thing what its motion shows. Where a thing stays in its place, little of the place is in

@@ -101,7 +101,7 @@ def test_runs_side_by_side_share_the_cells():
 
 
 def test_a_pattern_takes_the_cells_whose_rows_are_shown():
-    assert set(fidelity.chosen_cells("k/*", "1/1")) == {"fast/fast", "k/2", "k/4", "fast/plain control"}
+    assert set(fidelity.chosen_cells("k/*", "1/1")) == {"k/1", "fast/fast", "k/4", "fast/plain control"}
 
 
 @pytest.mark.parametrize("pattern, part", [("*", "3/2"), ("*", "0/2"), ("*", "half"), ("none/*", "1/1")])
@@ -148,7 +148,7 @@ def test_cells_of_one_setting_share_their_rows():
     cells = fidelity.cells()
     shown = fidelity.sources(cells)
     assert {shown[f"{axis}/{value}"] for axis, value in (
-        ("k", 1), ("t_alpha", 400), ("block", "up_blocks.1"), ("weight", 2000), ("sampler", "euler (ddim)"),
+        ("k", 2), ("t_alpha", 400), ("block", "up_blocks.1"), ("weight", 2000), ("sampler", "euler (ddim)"),
     )} == {"fast/fast"}  # fmt: skip
     assert shown["steps/100"] == "main/guided" and shown["steps, equal push/30"] == "fast/fast"
     assert shown["steps/30"] == "fast/published weight"
@@ -336,7 +336,7 @@ def test_cells_cover_what_is_promised():
 def test_the_settings_are_those_of_the_presets():
     cells = fidelity.cells()
     published, fast = PRESETS["camera"], PRESETS["fast"]
-    for name in ("steps", "guided_steps", "ratio", "weight", "warm_up", "cool_down", "limit", "update_rule"):
+    for name in ("steps", "guided_steps", "ratio", "weight", "warm_up", "cool_down", "limit", "update_rule", "k"):
         assert getattr(cells["main/guided, without the limit"], name) == getattr(published, name)
         assert getattr(cells["fast/fast"], name) == getattr(fast, name)
     assert cells["main/guided"] == replace(cells["main/guided, without the limit"], limit=0.04)

@@ -104,7 +104,7 @@ def test_the_clip_is_what_the_parts_make(pipe):
     )
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
     host, latents = headless.DiffusersAnimateDiff(pipe.unet), headless.encode(pipe, reference)
-    motion = headless.extract(host, latents, pipe.null, noise_seed=5)
+    motion = headless.extract(host, latents, pipe.null, k=2, noise_seed=5)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(6)).to(latents)
     timesteps = headless.uneven_timesteps(4, 2, SHORT.ratio)
     guide = headless.MotionGuidance.of(motion, SHORT)

@@ -18,16 +18,17 @@ def test_the_table_of_presets(name):
 
 
 def test_what_the_published_presets_share():
-    shared = {(p.weight, p.warm_up, p.cool_down, p.cfg, p.limit) for name, p in PRESETS.items() if name != "fast"}
-    ((weight, warm_up, cool_down, cfg, limit),) = shared
-    assert limit is None
+    shared = {(p.weight, p.warm_up, p.cool_down, p.cfg, p.limit, p.k) for name, p in PRESETS.items() if name != "fast"}
+    ((weight, warm_up, cool_down, cfg, limit, k),) = shared
+    assert (limit, k) == (None, 1)
     text = f"with weight {weight:g}, {warm_up} steps of warm-up, {cool_down} of cool-down and cfg {cfg}"
     assert text in TEXT
 
 
 def test_what_fast_has_of_its_own():
     fast = PRESETS["fast"]
-    assert f"`fast` has the rule `{fast.update_rule}`, no warm-up and {fast.cool_down} steps of cool-down" in TEXT
+    ramps = f"no warm-up, {fast.cool_down} steps of cool-down and `k` {fast.k}"
+    assert f"`fast` has the rule `{fast.update_rule}`, {ramps}" in TEXT
     assert (fast.warm_up, fast.limit, fast.weight) == (0, None, DEFAULT_WEIGHT)
 
 
