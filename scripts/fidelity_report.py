@@ -217,9 +217,9 @@ guided steps pushes a clip by {push:g} of the noise, the last {fast.cool_down} o
 steps are enough. It reads {fast.k} entries of each row, with which the result is steadier than with one (the sweep over
 k below). Push, ratio and ramps were found by trial on other references than those of this page (numbers 64 to 127); k
 on these, and then checked on the others. *Published weight* is {fast.steps} steps of the published schedule and rule,
-half of them guided, weight {camera.weight:g}, limit {limit}. *Another clip's motion* is guidance by a representation of the wrong clip. *Plain control* keeps all entries
-(k = f): with `fast` it pushes as hard, with the published rule far less, as its energy is a mean over 16 entries of
-each row instead of over one."""
+half of them guided, weight {camera.weight:g}, limit {limit}. *Another clip's motion* is guidance by a representation
+of the wrong clip. *Plain control* keeps all entries (k = f): with `fast` it pushes as hard, with the published rule far
+less, as its energy is a mean over 16 entries of each row instead of over one."""
 _KINDS = """Guidance knows of a thing what its motion shows. Where a thing stays in its place, little of the place is in
 the motion, and the noise decides on it; of two things, too, one often stays. `fast`, by the reference's motion:"""
 _TITLES = {
