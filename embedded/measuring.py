@@ -172,8 +172,8 @@ class EachGuidance:
     """
 
     def __init__(self, guides: Sequence[MotionGuidance]) -> None:
-        if len({(guide.weight, guide.window, guide.update_rule, guide.limit) for guide in guides}) != 1:
-            raise ValueError(f"{len(guides)} guides: give one or more, of the same weight, window, rule and limit")
+        if len({replace(guide, representation=None) for guide in guides}) != 1:
+            raise ValueError(f"{len(guides)} guides: give one or more, which differ in nothing but the motion")
         self._guides = tuple(guides)
         self._first = self._guides[0]
 
@@ -190,12 +190,16 @@ class EachGuidance:
         """lambda * w_i, the same for all."""
         return self._first.strength(step, total_steps)
 
-    def observer(self, x: Tensor, crops: Sequence[Crop]) -> EnergyGradient:
+    @property
+    def reuse(self) -> int:
+        return self._first.reuse
+
+    def observer(self, x: Tensor, crops: Sequence[Crop], *, scale: float) -> EnergyGradient:
         """See `hosts.base.Guide`."""
         targets = {
             name: [guide.representation.taps[name].to(x.device) for guide in self._guides] for name in self.taps
         }
-        return EnergyGradient(x, targets)
+        return EnergyGradient(x, targets, scale)
 
     def correct(self, denoised: Tensor, gradient: Tensor, **step: Any) -> Tensor:
         """See `hosts.base.Guide`."""

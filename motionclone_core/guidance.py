@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 DEFAULT_WEIGHT = 2000.0
 # Of the rule ``normalised``: the published weight pushes by 0.07 of the noise in a step.
 PUSH_PER_WEIGHT = 0.07 / DEFAULT_WEIGHT
-# A power of two, so that scaling costs no bit: keeps float16 networks from losing small gradients on the way.
-_GRADIENT_SCALE = 2.0**12
 
 
 def corrected_denoised(
@@ -126,6 +124,7 @@ class MotionGuidance:
         window: which steps, and the ramps.
         update_rule: see `corrected_denoised`.
         limit: see `corrected_denoised`.
+        reuse: how many steps in a row share one gradient; 1 takes one at every step.
     """
 
     representation: MotionRepresentation
@@ -133,6 +132,7 @@ class MotionGuidance:
     window: GuidanceWindow = field(default_factory=GuidanceWindow)
     update_rule: UpdateRule = "published"
     limit: float | None = None
+    reuse: int = 1
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight) or self.weight < 0:
@@ -143,11 +143,13 @@ class MotionGuidance:
             )
         if self.limit is not None and not self.limit > 0:
             raise ValueError(f"limit is {self.limit}: it must be above 0, or None for no limit")
+        if self.reuse < 1:
+            raise ValueError(f"reuse is {self.reuse}: a gradient serves 1 step or more")
 
     @classmethod
-    def of(cls, representation: MotionRepresentation, preset: Preset) -> MotionGuidance:
+    def of(cls, representation: MotionRepresentation, preset: Preset, *, reuse: int = 1) -> MotionGuidance:
         """Guidance with a preset's weight, guided steps, ramps, rule and limit."""
-        return cls(representation, preset.weight, preset.window, preset.update_rule, preset.limit)
+        return cls(representation, preset.weight, preset.window, preset.update_rule, preset.limit, reuse)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -162,14 +164,14 @@ class MotionGuidance:
         """lambda * w_i."""
         return self.weight * self.window.ramp(step, total_steps)
 
-    def observer(self, x: Tensor, crops: Sequence[Crop]) -> EnergyGradient:
+    def observer(self, x: Tensor, crops: Sequence[Crop], *, scale: float) -> EnergyGradient:
         """The observer of one guided model call; see `hosts.base.Guide`."""
         size = self.representation.latent_size
         targets = {
             name: [self.representation.taps[name].cropped(crop, size).to(x.device) for crop in crops]
             for name in self.taps
         }
-        return EnergyGradient(x, targets)
+        return EnergyGradient(x, targets, scale)
 
     def correct(
         self,
@@ -229,8 +231,9 @@ class EnergyGradient:
     it can, and the rest of the network costs what it costs without guidance.
     """
 
-    def __init__(self, x: Tensor, targets: dict[str, list[TapRepresentation]]) -> None:
+    def __init__(self, x: Tensor, targets: dict[str, list[TapRepresentation]], scale: float = 1.0) -> None:
         self._x = x
+        self._scale = scale
         self._targets = targets
         self._energies: list[list[Tensor]] = []
         self._gradient: Tensor | None = None
@@ -262,8 +265,8 @@ class EnergyGradient:
     def _take_gradient(self) -> None:
         # Batch entries do not see one another, so the gradient of the sum holds each entry's own.
         total = torch.stack([energy for tap in self._energies for energy in tap]).sum()
-        (scaled,) = torch.autograd.grad(total * _GRADIENT_SCALE, self._x)
-        self._gradient = scaled / _GRADIENT_SCALE
+        (scaled,) = torch.autograd.grad(total * self._scale, self._x)
+        self._gradient = scaled / self._scale
         self._energies = [[energy.detach() for energy in tap] for tap in self._energies]
         torch.set_grad_enabled(False)
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
-from ..motionclone_core.hosts.comfy_runtime import run_once
+from ..motionclone_core.hosts.comfy_extraction import run_once
 from ..motionclone_core.representation import Provenance
 from ..motionclone_core.taps import DEFAULT_BLOCKS, select_taps
 from .sockets import MotionRep, node_schema

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..motionclone_core.guidance import DEFAULT_WEIGHT, MotionGuidance
 from ..motionclone_core.hosts import comfy_sampling
-from ..motionclone_core.hosts.comfy_runtime import with_guidance
+from ..motionclone_core.hosts.comfy_memory import MEMORY_MODES, MemoryMode
+from ..motionclone_core.hosts.comfy_runtime import RunSummary, with_guidance
 from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.schedule import PRESETS, UPDATE_RULES, GuidanceWindow, Preset, UpdateRule
 from .sockets import MotionRep, node_schema
@@ -71,6 +72,28 @@ def _limit_input() -> io.Float.Input:
         tooltip="The strongest push of one step, as a share of the noise: a stronger one is shortened to it. Try 0.04 "
         "if a clip breaks up. 0 is off, as published.",
     )
+
+
+def _cost_inputs() -> list[io.WidgetInput]:
+    return [
+        io.Combo.Input(
+            "memory",
+            options=list(MEMORY_MODES),
+            default="auto",
+            optional=True,
+            tooltip="What a guided step keeps for its gradient. speed: everything. memory: a fraction, and runs layers "
+            "again. auto: everything for as long as there is room. The result is the same.",
+        ),
+        io.Int.Input(
+            "reuse",
+            default=1,
+            min=1,
+            max=100,
+            optional=True,
+            tooltip="Guided steps in a row that share one gradient: all but the first of them cost what unguided ones "
+            "do. 1 takes a gradient at every step, as published.",
+        ),
+    ]
 
 
 def _steps_inputs() -> list[io.WidgetInput]:
@@ -136,6 +159,7 @@ class ApplyMotionGuidance(io.ComfyNode):
                 *_window_inputs(),
                 _update_rule_input(),
                 _limit_input(),
+                *_cost_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
         )
@@ -152,11 +176,13 @@ class ApplyMotionGuidance(io.ComfyNode):
         cool_down: int,
         update_rule: UpdateRule,
         limit: float = 0.0,
+        memory: MemoryMode = "auto",
+        reuse: int = 1,
     ) -> io.NodeOutput:
         """See the class."""
         window = GuidanceWindow(start_step, guided_steps, warm_up, cool_down)
-        guidance = MotionGuidance(motion_rep, weight, window, update_rule, limit or None)
-        return io.NodeOutput(with_guidance(model, guidance))
+        guidance = MotionGuidance(motion_rep, weight, window, update_rule, limit or None, reuse)
+        return io.NodeOutput(with_guidance(model, guidance, memory=memory))
 
 
 class MotionCloneScheduler(io.ComfyNode):
@@ -254,8 +280,14 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                 *_window_inputs(),
                 _update_rule_input(),
                 _limit_input(),
+                *_cost_inputs(),
             ],
-            outputs=[io.Latent.Output(tooltip="The video, as latents.")],
+            outputs=[
+                io.Latent.Output(tooltip="The video, as latents."),
+                io.String.Output(
+                    display_name="report", tooltip="How many steps were guided, and what became of the energy."
+                ),
+            ],
         )
 
     @classmethod
@@ -280,6 +312,8 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         cool_down: int,
         update_rule: UpdateRule,
         limit: float = 0.0,
+        memory: MemoryMode = "auto",
+        reuse: int = 1,
     ) -> io.NodeOutput:
         """See the class."""
         chosen = PRESETS.get(preset)
@@ -300,9 +334,10 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         sigmas = comfy_sampling.sigmas_for(
             model, scheduler=scheduler, sampler=sampler_name, preset=chosen, denoise=denoise
         )
-        guidance = MotionGuidance.of(motion_rep, chosen)
+        guidance = MotionGuidance.of(motion_rep, chosen, reuse=reuse)
+        reports: list[RunSummary] = []
         latent = comfy_sampling.sample(
-            with_guidance(model, guidance),
+            with_guidance(model, guidance, memory=memory, on_end=reports.append),
             sampler=sampler_name,
             sigmas=sigmas,
             cfg=chosen.cfg,
@@ -311,4 +346,4 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
             latent=latent_image,
             seed=seed,
         )
-        return io.NodeOutput(latent)
+        return io.NodeOutput(latent, str(reports[-1]))

@@ -10,7 +10,6 @@ chance, 1 is always the same direction), and the mean energy at the last guided 
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import platform
@@ -40,7 +39,7 @@ import torch  # noqa: E402
 
 from motionclone_core.extraction import RepresentationBuilder  # noqa: E402
 from motionclone_core.guidance import MotionGuidance  # noqa: E402
-from motionclone_core.hosts import comfy_runtime, comfy_sampling  # noqa: E402
+from motionclone_core.hosts import comfy_extraction, comfy_runtime, comfy_sampling  # noqa: E402
 from motionclone_core.representation import MotionRepresentation, Provenance  # noqa: E402
 from motionclone_core.schedule import GuidanceWindow  # noqa: E402
 from motionclone_core.taps import DEFAULT_BLOCKS, select_taps  # noqa: E402
@@ -53,61 +52,52 @@ LATENT_SCALE = 0.18215
 ENDLESS = ("dpm_adaptive",)
 
 
-class Energies(logging.Handler):
-    """Keeps the last energy that a run logged."""
-
-    last = math.nan
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.args and "energy" in str(record.msg):
-            self.last = float(record.args[-1])
-
-
 def extract(model: object, clip: torch.Tensor) -> MotionRepresentation:
     """The motion of one clip, ``[f, c, h, w]``."""
     host = comfy_runtime.AnimateDiffHost(model)
     taps = select_taps(host.sites, DEFAULT_BLOCKS)
     builder = RepresentationBuilder(taps, k=1, frames=FRAMES, latent_size=(SIDE, SIDE))
     noise = torch.randn(clip.shape, generator=torch.manual_seed(1))
-    comfy_runtime.run_once(
+    comfy_extraction.run_once(
         model, builder, latent=(clip / LATENT_SCALE).float(), noise=noise, timestep=T_ALPHA,
         conditioning=CONDITIONING, seed=1,
     )  # fmt: skip
     return builder.representation(Provenance("toy", host.identity.architecture, "", T_ALPHA, 1))
 
 
-def draw(model: object, sampler: str, schedule: str, guidance: MotionGuidance, seed: int) -> torch.Tensor:
-    """One video, ``[f, c, h, w]`` in model space."""
+def draw(
+    model: object, sampler: str, schedule: str, guidance: MotionGuidance, seed: int
+) -> tuple[torch.Tensor, float]:
+    """One video, ``[f, c, h, w]`` in model space, and the energy of its last guided step."""
     steps, guided = SCHEDULES[schedule]
     if schedule == "motionclone":
         sigmas = comfy_sampling.uneven_sigmas(model, steps=steps, guided_steps=guided, ratio=RATIO)
     else:
         sigmas = comfy_sampling.scheduler_sigmas(model, scheduler=schedule, sampler=sampler, steps=steps)
     latent = {"samples": torch.zeros(FRAMES, 4, SIDE, SIDE)}
-    guided_model = comfy_runtime.with_guidance(model, guidance)
+    runs: list[comfy_runtime.RunSummary] = []
+    guided_model = comfy_runtime.with_guidance(model, guidance, on_end=runs.append)
     drawn = comfy_sampling.sample(
         guided_model, sampler=sampler, sigmas=sigmas, cfg=CFG, positive=CONDITIONING,
         negative=CONDITIONING, latent=latent, seed=seed,
     )  # fmt: skip
-    return drawn["samples"].double() * LATENT_SCALE
+    energies = runs[-1].energies
+    return drawn["samples"].double() * LATENT_SCALE, energies[1] if energies else math.nan
 
 
 def study(model: object, sampler: str, schedule: str, weight: float, videos: int) -> str:
     """One row of the table."""
     data, directions = clips()
-    energies = Energies()
-    comfy_runtime.log.addHandler(energies)
     cosines, last = [], []
     _, guided = SCHEDULES[schedule]
     for seed in range(videos):
         reference = (4 * seed + 1) % len(data)
         window = GuidanceWindow(0, guided, 0, 0)
         guidance = MotionGuidance(extract(model, data[reference]), weight, window)
-        video = draw(model, sampler, schedule, guidance, seed)
+        video, energy = draw(model, sampler, schedule, guidance, seed)
         nearest = (data - video).square().sum(dim=(1, 2, 3, 4)).argmin()
         cosines.append(math.cos(directions[nearest] - directions[reference]))
-        last.append(energies.last)
-    comfy_runtime.log.removeHandler(energies)
+        last.append(energy)
     spread = statistics.stdev(cosines) / math.sqrt(videos)
     return f"{statistics.mean(cosines):+.2f} ± {spread:.2f} | {statistics.mean(last):.4f}"
 
@@ -116,7 +106,6 @@ def main() -> int:
     comfy.utils.PROGRESS_BAR_ENABLED = False
     comfy_sampling.require_sampler = lambda sampler: None  # refused ones are measured as well
     comfy_runtime.require_sampler = comfy_sampling.require_sampler
-    comfy_runtime.log.setLevel(logging.INFO)
     known = [n for n in comfy.samplers.SAMPLER_NAMES if not n.endswith("_gpu") and n not in ENDLESS]
     names = ARGS.samplers or known
     rows = []

@@ -50,11 +50,14 @@ class ConstantWeights(TorchFunctionMode):
     Args:
         is_reused: whether a tensor's memory is overwritten before the backward pass; a copy of such a
             weight is saved. Autograd could not notice: an alias has a version counter of its own.
+        watch: called before every layer that is recorded; may raise.
     """
 
-    def __init__(self, is_reused: Callable[[Tensor], bool] | None = None) -> None:
+    def __init__(
+        self, is_reused: Callable[[Tensor], bool] | None = None, watch: Callable[[], None] | None = None
+    ) -> None:
         super().__init__()
-        self._is_reused = is_reused
+        self._is_reused, self._watch = is_reused, watch
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -65,7 +68,9 @@ class ConstantWeights(TorchFunctionMode):
         if getattr(func, "__name__", None) in _ATTRIBUTE_ACCESS:
             with torch.no_grad() if isinstance(args[0], torch.nn.Parameter) else nullcontext():
                 return func(*args, **kwargs)
-        if self._is_reused is not None and getattr(func, "__name__", None) in _SAVING_WEIGHTS:
+        if getattr(func, "__name__", None) in _SAVING_WEIGHTS and torch.is_grad_enabled():
+            if self._watch is not None:
+                self._watch()
             args = tuple(self._kept(argument) for argument in args)
             kwargs = {name: self._kept(value) for name, value in kwargs.items()}
         return func(*_each(args), **{name: _each(value) for name, value in kwargs.items()})
@@ -76,11 +81,23 @@ class ConstantWeights(TorchFunctionMode):
 
 
 @contextmanager
-def recording(is_reused: Callable[[Tensor], bool] | None = None) -> Iterator[None]:
+def recording(
+    is_reused: Callable[[Tensor], bool] | None = None, watch: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Record gradients here, whatever the caller's mode; weights count as constants.
 
     Args:
         is_reused: see `ConstantWeights`.
+        watch: likewise.
     """
-    with torch.inference_mode(False), torch.enable_grad(), ConstantWeights(is_reused):
+    with torch.inference_mode(False), torch.enable_grad(), ConstantWeights(is_reused, watch):
+        yield
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Run compiled networks as they were written: what was compiled without taps has none."""
+    # PyTorch before 2.6 has no stance.
+    stance = getattr(torch.compiler, "set_stance", None)
+    with stance("force_eager") if stance else nullcontext():
         yield

@@ -104,6 +104,11 @@ class Gradient:
     value: Tensor
     energies: tuple[float, ...]
 
+    @property
+    def finite(self) -> bool:
+        """Whether every value is a number."""
+        return bool(self.value.isfinite().all())
+
 
 class Guide(Protocol):
     """Guidance as a sampling host sees it."""
@@ -125,12 +130,18 @@ class Guide(Protocol):
         """lambda * w_i of a step; 0 leaves the step alone."""
         ...
 
-    def observer(self, x: Tensor, crops: Sequence[Crop]) -> GradientObserver:
+    @property
+    def reuse(self) -> int:
+        """How many steps in a row share one gradient; 1 takes one at every step."""
+        ...
+
+    def observer(self, x: Tensor, crops: Sequence[Crop], *, scale: float) -> GradientObserver:
         """An observer for one model call.
 
         Args:
             x: the call's input, a leaf that requires grad, ``[b * f, c, h, w]``.
             crops: what each of the b batch entries sees of the latent.
+            scale: the energy is multiplied by it on the way back, and the gradient divided by it.
         """
         ...
 

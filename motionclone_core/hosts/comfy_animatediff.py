@@ -41,18 +41,17 @@ class AnimateDiffHost:
     @property
     def sites(self) -> dict[str, Any]:
         """The temporal self-attention modules by tap name, in the order of execution."""
-        model = self._motion_model
-        stages: list[tuple[str, Any]] = [
-            *((f"down_blocks.{i}", block) for i, block in enumerate(model.down_blocks or ())),
-            *([("mid_block", model.mid_block)] if model.mid_block is not None else []),
-            *((f"up_blocks.{i}", block) for i, block in enumerate(model.up_blocks or ())),
-        ]
         return {
             tap_name(name, m, layer): attention
-            for name, block in stages
+            for name, block in self._blocks
             for m, module in enumerate(block.motion_modules)
             for layer, attention in enumerate(_self_attention(module))
         }
+
+    @property
+    def motion_modules(self) -> list[Any]:
+        """What lies between the image model's layers, in the order of execution."""
+        return [module for _, block in self._blocks for module in block.motion_modules]
 
     @property
     def identity(self) -> ModelIdentity:
@@ -105,6 +104,15 @@ class AnimateDiffHost:
         finally:
             for _, attention, original in tapped:
                 attention.actual_attention = original
+
+    @property
+    def _blocks(self) -> list[tuple[str, Any]]:
+        model = self._motion_model
+        return [
+            *((f"down_blocks.{i}", block) for i, block in enumerate(model.down_blocks or ())),
+            *([("mid_block", model.mid_block)] if model.mid_block is not None else []),
+            *((f"up_blocks.{i}", block) for i, block in enumerate(model.up_blocks or ())),
+        ]
 
     def _context_length(self) -> int | None:
         params = self._patcher.get_attachment(_PARAMS_KEY)

@@ -1,4 +1,4 @@
-"""Running an observer, and guiding a run, inside ComfyUI: keyed wrappers on a clone of the MODEL.
+"""Guiding a run inside ComfyUI: keyed wrappers on a clone of the MODEL.
 
 One guided step, from the outside in:
 
@@ -16,6 +16,7 @@ Shapes used here:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,10 +29,12 @@ from torch import Tensor
 
 from ..representation import Crop
 from ..schedule import beside_a_seam
-from .base import AttentionObserver, Guide, StopForward, UnsupportedModelError, VideoSize
+from .base import Guide, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
-from .comfy_gradients import recording_call
+from .comfy_memory import MemoryMode
+from .comfy_recording import CallRecorder, ModelCall
 from .comfy_sampling import is_exact, require_falling, require_sampler
+from .gradients import SharedGradient
 
 log = logging.getLogger(__name__)
 
@@ -41,76 +44,6 @@ _SIGMA_TOLERANCE = 1e-4
 
 class GuidanceError(ValueError):
     """Motion guidance cannot run in this graph; the message says what to change."""
-
-
-# --- one model call -----------------------------------------------------------------------------
-
-
-def run_once(
-    patcher: Any,
-    observer: AttentionObserver,
-    *,
-    latent: Tensor,
-    noise: Tensor,
-    timestep: float,
-    conditioning: Any,
-    seed: int,
-) -> None:
-    """Noise a latent to ``timestep`` and run the model on it once, conditional pass only.
-
-    Args:
-        patcher: MODEL with AnimateDiff; guidance on it is ignored, everything else of it counts.
-        observer: told of its taps; may end the call with `StopForward`.
-        latent: clean latents as nodes hand them on, ``[f, c, h, w]``.
-        noise: same shape; ComfyUI scales it to the timestep's sigma.
-        timestep: 0 to 999.
-        conditioning: what the pass is conditioned on.
-        seed: of the run, for patches that ask for one.
-
-    Raises:
-        UnsupportedModelError: the MODEL carries no AnimateDiff.
-        RepresentationMismatchError: more frames than the motion module takes.
-    """
-    patcher = without_guidance(patcher)
-    host = AnimateDiffHost(patcher)
-    host.require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer, latent.shape))
-    guider = comfy.samplers.CFGGuider(patcher)
-    guider.inner_set_conds({"positive": conditioning})
-    guider.set_cfg(1.0)
-    sigma = patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
-    sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])
-    sampler = comfy.samplers.KSAMPLER(_call_model_once)
-    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
-
-
-def _call_model_once(
-    model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict, **_: object
-) -> Tensor:
-    model(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args)
-    return x
-
-
-def _observed_call(
-    host: AnimateDiffHost, observer: AttentionObserver, latent_shape: torch.Size
-) -> Callable[..., Tensor]:
-    def wrapper(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if x.shape != latent_shape:
-            raise GuidanceError(
-                f"the reference has shape {list(latent_shape)}, the model is asked for {list(x.shape)}: read it "
-                f"under one conditioning, not under several, an area, or sliding context windows"
-            )
-        with host.observing(observer, _raise_if_cancelled):
-            try:
-                return executor(x, *args, **kwargs)
-            except StopForward:
-                # The observer has all it needs; nobody reads this prediction.
-                return torch.zeros_like(x)
-
-    return wrapper
-
-
-# --- a guided run -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -143,12 +76,14 @@ class _Run:
     """
 
     guide: Guide
-    host: AnimateDiffHost
-    video: VideoSize
+    recorder: CallRecorder
+    shared: SharedGradient
     exact: bool = True
     step: _Step | None = None
     in_guided_pass: bool = False
     energies: dict[int, float] = field(default_factory=dict)
+    guided: set[int] = field(default_factory=set)
+    skipped: set[int] = field(default_factory=set)
 
     def begin(self, timestep: Tensor, sigmas: Tensor) -> _Step | None:
         """The step that ``timestep`` (a sigma, for every frame) lies in, or None if it is not guided."""
@@ -160,8 +95,45 @@ class _Run:
         return _Step(index, strength, sigma, float(sigmas[index]), float(sigmas[index + 1]))
 
 
-def with_guidance(patcher: Any, guide: Guide) -> Any:
+@dataclass(frozen=True)
+class RunSummary:
+    """What guidance did in a run.
+
+    Attributes:
+        guided: how many steps were guided.
+        skipped: how many went unguided because their gradient was not finite.
+        energies: of the first and of the last step whose energy was read; None if none was.
+        saving: whether guided steps saved memory at the end.
+    """
+
+    guided: int
+    skipped: int
+    energies: tuple[float, float] | None
+    saving: bool
+
+    def __str__(self) -> str:
+        parts = [f"{self.guided} steps guided"]
+        if self.skipped:
+            parts.append(f"{self.skipped} left unguided, as their gradient was not finite")
+        if self.energies:
+            parts.append(f"energy {self.energies[0]:.4g} -> {self.energies[1]:.4g}")
+        return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
+
+
+def with_guidance(
+    patcher: Any,
+    guide: Guide,
+    *,
+    memory: MemoryMode = "auto",
+    on_end: Callable[[RunSummary], None] | None = None,
+) -> Any:
     """A clone of the MODEL that any sampler node guides by ``guide``.
+
+    Args:
+        patcher: MODEL with AnimateDiff.
+        guide: the guidance.
+        memory: see `comfy_memory.MemoryPlan`.
+        on_end: told after every run what guidance did.
 
     Raises:
         UnsupportedModelError: the MODEL carries no AnimateDiff.
@@ -174,7 +146,7 @@ def with_guidance(patcher: Any, guide: Guide) -> Any:
         )
     AnimateDiffHost(patcher)
     patcher = _with_resident_weights(patcher)
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide))
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide, memory, on_end))
     for wrapper_type, wrapper in _WRAPPERS.items():
         patcher.add_wrapper_with_key(wrapper_type, _KEY, wrapper)
     return patcher
@@ -202,21 +174,23 @@ def _with_resident_weights(patcher: Any) -> Any:
         ) from error
 
 
-def _outer_sample(guide: Guide) -> Callable[..., Tensor]:
+def _outer_sample(
+    guide: Guide, memory: MemoryMode, on_end: Callable[[RunSummary], None] | None
+) -> Callable[..., Tensor]:
     def wrapper(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
         host = AnimateDiffHost(guider.model_patcher)
         video = VideoSize(noise.shape[0], noise.shape[-2], noise.shape[-1])
         host.require_video(video)
         guide.require(host.identity, video)
-        run = _Run(guide, host, video)
+        run = _Run(guide, CallRecorder(host, guide, memory, _raise_if_cancelled), SharedGradient(guide.reuse))
         options = guider.model_options.setdefault("transformer_options", {})
         options[_KEY] = run
         try:
             return executor(noise, *args, **kwargs)
         finally:
             options.pop(_KEY, None)
-            _log_summary(run)
+            _report(run, on_end)
 
     return wrapper
 
@@ -240,6 +214,9 @@ def _predict_noise(
     step = run.begin(timestep, model_options["transformer_options"]["sample_sigmas"])
     if step is None:
         return executor(x, timestep, model_options, seed)
+    gradient = run.shared.at(step.index, step.sigma)
+    if gradient is not None:
+        return _corrected(run, step, executor(x, timestep, model_options, seed), gradient)
     run.step = step
     step.positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
     try:
@@ -253,14 +230,21 @@ def _predict_noise(
         )
     if step.gradient is None:
         return denoised
-    if not bool(torch.isfinite(step.gradient).all()):
-        log.warning("step %d goes unguided: its gradient overflowed (--force-fp32 avoids that)", step.index)
-        return denoised
+    run.shared.keep(step.gradient, step.index, step.sigma)
     run.energies[step.index] = sum(step.energies) / len(step.energies)
     log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[step.index])
+    return _corrected(run, step, denoised, step.gradient)
+
+
+def _corrected(run: _Run, step: _Step, denoised: Tensor, gradient: Tensor) -> Tensor:
+    if not bool(torch.isfinite(gradient).all()):
+        log.warning("step %d goes unguided: its gradient is not finite (--force-fp32 avoids that)", step.index)
+        run.skipped.add(step.index)
+        return denoised
+    run.guided.add(step.index)
     return run.guide.correct(
         denoised,
-        step.gradient,
+        gradient,
         strength=step.strength,
         sigma=step.sigma,
         sigma_next=step.sigma_next,
@@ -309,14 +293,9 @@ def _apply_model(
     run: _Run | None = transformer_options.get(_KEY)
     if run is None or not run.in_guided_pass or run.step is None:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    step = run.step
-    uuids = transformer_options["uuids"]
-    with recording_call(control, transformer_options) as options:
-        x = x.detach().clone().requires_grad_()
-        observer = run.guide.observer(x, [step.crops[uuid] for uuid in uuids])
-        with run.host.observing(observer, _raise_if_cancelled):
-            prediction = executor(x, t, c_concat, c_crossattn, control, options, **kwargs).detach()
-        gradient = observer.result()
+    step, uuids = run.step, transformer_options["uuids"]
+    call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
+    prediction, gradient = run.recorder.gradient(call, [step.crops[uuid] for uuid in uuids])
     step.calls.update(zip(uuids, gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
     return prediction
@@ -392,12 +371,18 @@ def _raise_if_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def _log_summary(run: _Run) -> None:
-    if run.energies:
-        energies = list(run.energies.values())
-        log.info(
-            "motion guidance: %d steps guided, energy %.4g -> %.4g", len(energies), energies[0], energies[-1]
-        )
+def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
+    energies = [energy for energy in run.energies.values() if math.isfinite(energy)]
+    summary = RunSummary(
+        guided=len(run.guided),
+        skipped=len(run.skipped),
+        energies=(energies[0], energies[-1]) if energies else None,
+        saving=run.recorder.saving,
+    )
+    if run.guided or run.skipped:
+        log.info("motion guidance: %s", summary)
+    if on_end is not None:
+        on_end(summary)
 
 
-__all__ = ["GuidanceError", "UnsupportedModelError", "run_once", "with_guidance", "without_guidance"]
+__all__ = ["GuidanceError", "RunSummary", "UnsupportedModelError", "with_guidance", "without_guidance"]

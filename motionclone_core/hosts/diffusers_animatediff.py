@@ -36,6 +36,7 @@ from .base import (
     VideoSize,
     fingerprint,
 )
+from .gradients import GradientScale, SharedGradient
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +268,9 @@ def sample(
     if guide is not None:
         guide.require(host.identity, VideoSize(noise.shape[2], noise.shape[3], noise.shape[4]))
     steps = steps_of(timesteps)
-    run = _Run(host, text, null_text, cfg, guide, strengths(guide, steps, exact=_exact(scheduler)))
+    strength = strengths(guide, steps, exact=_exact(scheduler))
+    shared = SharedGradient(1 if guide is None else guide.reuse)
+    run = _Run(host, text, null_text, cfg, guide, strength, GradientScale(), shared)
     stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
     # Guidance is a small difference of large numbers: half precision would lose it.
     state = stepper.begin(noise.to(torch.promote_types(noise.dtype, torch.float32)))
@@ -288,17 +291,24 @@ class _Run:
     cfg: float
     guide: Guide | None
     strengths: Sequence[float]
+    scale: GradientScale
+    shared: SharedGradient
 
     def denoised(self, x: Tensor, step: Step) -> tuple[Tensor, Gradient | None]:
         """The clean latent that the sampler is given, with the guidance in it, and what guided it."""
         strength = self.strengths[step.index]
         if self.guide is None or strength <= 0.0:
             return x - step.sigma * self._unguided(x, step), None
-        noise, gradient = self._conditional(x, step, self.guide)
-        if self.cfg != 1.0:
-            unconditional = self._predict(x, step, self.null_text)
-            noise = unconditional + self.cfg * (noise - unconditional)
-        by_x = rearrange(gradient.value, "(b f) c h w -> b c f h w", b=x.shape[0])
+        by_x, gradient = self.shared.at(step.index, step.sigma), None
+        if by_x is not None:
+            noise = self._unguided(x, step)
+        else:
+            noise, gradient = self.scale.take(partial(self._conditional, x, step, self.guide))
+            by_x = rearrange(gradient.value, "(b f) c h w -> b c f h w", b=x.shape[0])
+            self.shared.keep(by_x, step.index, step.sigma)
+            if self.cfg != 1.0:
+                unconditional = self._predict(x, step, self.null_text)
+                noise = unconditional + self.cfg * (noise - unconditional)
         guided = [
             self._corrected(clip, push, strength, step)
             for clip, push in zip(x - step.sigma * noise, by_x, strict=True)
@@ -311,11 +321,11 @@ class _Run:
             return clip
         return self.guide.correct(clip, gradient, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next)
 
-    def _conditional(self, x: Tensor, step: Step, guide: Guide) -> tuple[Tensor, Gradient]:
+    def _conditional(self, x: Tensor, step: Step, guide: Guide, scale: float) -> tuple[Tensor, Gradient]:
         with recording():
             frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
             crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
-            observer = guide.observer(frames, crops)
+            observer = guide.observer(frames, crops, scale=scale)
             with self.host.observing(observer):
                 noise = self._predict(
                     rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text

@@ -283,11 +283,11 @@ class Overflowing:
     """A guide whose gradient overflows for the second clip of a batch."""
 
     def __init__(self, guide):
-        self._guide, self.taps = guide, guide.taps
+        self._guide, self.taps, self.reuse = guide, guide.taps, guide.reuse
         self.require, self.strength, self.correct = lambda *_: None, guide.strength, guide.correct
 
-    def observer(self, x, crops):
-        observer = self._guide.observer(x, crops)
+    def observer(self, x, crops, *, scale):
+        observer = self._guide.observer(x, crops, scale=scale)
         result = observer.result
 
         def overflowed():

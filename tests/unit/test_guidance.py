@@ -65,7 +65,7 @@ def observe(host, x, guidance, crops=(WHOLE,), **options):
     """Run as a host does: the observer, the prediction, and whether gradients were on after it."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
-        observer = guidance.observer(x, crops)
+        observer = guidance.observer(x, crops, scale=1.0)
         prediction = host.run(x, observer, **options)
         still_on = torch.is_grad_enabled()
     return observer, prediction, still_on
@@ -321,7 +321,7 @@ def sigma_space(host, z, motion, N, G, rule):
         strength = guidance.strength(i, N)
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            observer = guidance.observer(x, [WHOLE])
+            observer = guidance.observer(x, [WHOLE], scale=1.0)
             eps = host.run(x / math.sqrt(1 + sigma**2), observer) + 0.1 * math.cos(timesteps[i])
         x = x.detach()
         denoised = x - sigma * eps

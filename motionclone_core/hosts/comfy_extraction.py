@@ -1,0 +1,87 @@
+"""Running an observer once inside ComfyUI: what an extraction needs.
+
+Shapes used here:
+    f   frames      c, h, w   channels, height and width of the latent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .autograd import eager
+from .base import AttentionObserver, StopForward, VideoSize
+from .comfy_animatediff import AnimateDiffHost
+from .comfy_runtime import without_guidance
+
+_KEY = "motionclone_extraction"
+
+
+def run_once(
+    patcher: Any,
+    observer: AttentionObserver,
+    *,
+    latent: Tensor,
+    noise: Tensor,
+    timestep: float,
+    conditioning: Any,
+    seed: int,
+) -> None:
+    """Noise a latent to ``timestep`` and run the model on it once, conditional pass only.
+
+    Args:
+        patcher: MODEL with AnimateDiff; guidance on it is ignored, everything else of it counts.
+        observer: told of its taps; may end the call with `StopForward`.
+        latent: clean latents as nodes hand them on, ``[f, c, h, w]``.
+        noise: same shape; ComfyUI scales it to the timestep's sigma.
+        timestep: 0 to 999.
+        conditioning: what the pass is conditioned on.
+        seed: of the run, for patches that ask for one.
+
+    Raises:
+        UnsupportedModelError: the MODEL carries no AnimateDiff.
+        RepresentationMismatchError: more frames than the motion module takes.
+    """
+    patcher = without_guidance(patcher)
+    host = AnimateDiffHost(patcher)
+    host.require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer, latent.shape))
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.inner_set_conds({"positive": conditioning})
+    guider.set_cfg(1.0)
+    sigma = patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
+    sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])
+    sampler = comfy.samplers.KSAMPLER(_call_model_once)
+    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+
+
+def _call_model_once(
+    model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict, **_: object
+) -> Tensor:
+    model(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args)
+    return x
+
+
+def _observed_call(
+    host: AnimateDiffHost, observer: AttentionObserver, latent_shape: torch.Size
+) -> Callable[..., Tensor]:
+    def wrapper(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.shape != latent_shape:
+            raise ValueError(
+                f"the reference has shape {list(latent_shape)}, the model is asked for {list(x.shape)}: read it "
+                f"under one conditioning, not under several, an area, or sliding context windows"
+            )
+        with eager(), host.observing(observer, throw_exception_if_processing_interrupted):
+            try:
+                return executor(x, *args, **kwargs)
+            except StopForward:
+                # The observer has all it needs; nobody reads this prediction.
+                return torch.zeros_like(x)
+
+    return wrapper

@@ -1,0 +1,140 @@
+"""One guided model call of ComfyUI: recorded, whatever its forward pass does that a backward pass could not follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import comfy.ldm.modules.attention as comfy_attention
+import comfy.model_management
+import torch
+from torch import Tensor
+from torch.autograd.graph import allow_mutation_on_saved_tensors
+
+from ..representation import Crop
+from .autograd import eager, recording
+from .base import Gradient, Guide
+from .comfy_animatediff import AnimateDiffHost
+from .comfy_memory import MemoryMode, MemoryPlan, recomputable
+from .gradients import GradientScale
+from .recompute import recomputed
+
+_ATTENTION = "optimized_attention_override"
+# These kernels have no backward pass: some raise, others silently cut the graph.
+_FORWARD_ONLY = ("attention_flash", "attention_sage", "attention3_sage")
+# AnimateDiff-Evolved's own patch, which calls motion modules and changes no activation in place.
+_HARMLESS_PATCHES = {"forward_timestep_embed_patch"}
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """A call of the model as an APPLY_MODEL wrapper gets it; it can be made several times."""
+
+    executor: Any
+    x: Tensor
+    t: Tensor
+    c_concat: Tensor | None
+    c_crossattn: Tensor | None
+    control: Mapping[str, list] | None
+    transformer_options: Mapping[str, Any]
+    others: Mapping[str, Any]
+
+    def __call__(self, x: Tensor, transformer_options: dict) -> Tensor:
+        """The prediction for another x, under other options."""
+        # The network takes the residuals out of these lists.
+        control = None if self.control is None else {name: [*kept] for name, kept in self.control.items()}
+        return self.executor(
+            x, self.t, self.c_concat, self.c_crossattn, control, transformer_options, **self.others
+        )
+
+    @property
+    def patched(self) -> bool:
+        """Whether patches other than AnimateDiff's act inside the network."""
+        options = self.transformer_options
+        return bool(set(options.get("patches", {})) - _HARMLESS_PATCHES or options.get("patches_replace"))
+
+    @property
+    def mutates(self) -> bool:
+        """Whether activations may be changed in place: by residuals of ControlNets, by patches such as FreeU's."""
+        return self.control is not None or bool(
+            set(self.transformer_options.get("patches", {})) - _HARMLESS_PATCHES
+        )
+
+
+class CallRecorder:
+    """Takes the gradients of a run's guided calls.
+
+    Args:
+        host: the model.
+        guide: whose energy.
+        memory: see `MemoryPlan`.
+        before_tap: called at each tap; raises when the user cancels.
+    """
+
+    def __init__(
+        self, host: AnimateDiffHost, guide: Guide, memory: MemoryMode, before_tap: Callable[[], None]
+    ) -> None:
+        self._host, self._guide, self._before_tap = host, guide, before_tap
+        self._scale = GradientScale()
+        self._plan = MemoryPlan(memory)
+
+    @property
+    def saving(self) -> bool:
+        """Whether guided calls save memory."""
+        return self._plan.saving
+
+    def gradient(self, call: ModelCall, crops: Sequence[Crop]) -> tuple[Tensor, Gradient]:
+        """The call's prediction, and the gradient of the energy of its batch entries."""
+        reserve = int(call.executor.class_obj.memory_required(list(call.x.shape)))
+
+        def attempt(scale: float) -> tuple[Tensor, Gradient]:
+            return self._plan.run(partial(self._recorded, call, crops, scale), reserve, call.x.device)
+
+        return self._scale.take(attempt)
+
+    def _recorded(
+        self, call: ModelCall, crops: Sequence[Crop], scale: float, saving: bool, watch: Callable[[], None] | None
+    ) -> tuple[Tensor, Gradient]:
+        with ExitStack() as stack:
+            stack.enter_context(recording(_is_streamed, watch))
+            if call.mutates:
+                # Saved tensors are then copied before they change.
+                stack.enter_context(allow_mutation_on_saved_tensors())
+            stack.enter_context(eager())
+            if saving:
+                stack.enter_context(recomputed(self._layers(call), partial(recording, _is_streamed)))
+            x = call.x.detach().clone().requires_grad_()
+            observer = self._guide.observer(x, crops, scale=scale)
+            stack.enter_context(self._host.observing(observer, self._before_tap))
+            options = dict(call.transformer_options)
+            options[_ATTENTION] = _differentiable(options.get(_ATTENTION))
+            prediction = call(x, options).detach()
+            return prediction, observer.result()
+
+    def _layers(self, call: ModelCall) -> list[torch.nn.Module]:
+        tapped = [self._host.sites[name] for name in self._guide.taps]
+        network = call.executor.class_obj.diffusion_model
+        return recomputable(network, self._host.motion_modules, tapped, patched=call.patched)
+
+
+def _is_streamed(tensor: Tensor) -> bool:
+    """Whether a tensor lies in a buffer that ComfyUI reuses from layer to layer."""
+    buffers = getattr(comfy.model_management, "STREAM_CAST_BUFFERS", {}).values()
+    if not buffers:
+        return False
+    start = tensor.untyped_storage().data_ptr()
+    return any(torch.is_tensor(b) and b.untyped_storage().data_ptr() == start for b in buffers)
+
+
+def _differentiable(existing: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    """An attention override that trades kernels without a backward pass for PyTorch's own."""
+
+    def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if getattr(func, "__name__", "") in _FORWARD_ONLY:
+            func = comfy_attention.attention_pytorch
+        return func(*args, **kwargs) if existing is None else existing(func, *args, **kwargs)
+
+    return override
