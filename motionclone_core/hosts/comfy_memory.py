@@ -102,7 +102,12 @@ def recomputable(
         patched: other patches act inside transformers.
     """
     whole = {*motion_modules, *(layer for layer in network.modules() if isinstance(layer, SpatialTransformer))}
-    whole = {layer for layer in whole if not patched and not any(part in tapped for part in layer.modules())}
+    # Another pack's own forward, such as reference attention's, may remember what it saw.
+    whole = {
+        layer
+        for layer in whole
+        if not patched and not any(part in tapped or "forward" in vars(part) for part in layer.modules())
+    }
     if any(getattr(layer, "comfy_cast_weights", False) for layer in network.modules()):
         whole |= {layer for layer in network.modules() if isinstance(layer, ResBlock)}
     return list(_outermost(network, whole))

@@ -26,7 +26,11 @@ _ATTENTION = "optimized_attention_override"
 # These kernels have no backward pass: some raise, others silently cut the graph.
 _FORWARD_ONLY = ("attention_flash", "attention_sage", "attention3_sage")
 # AnimateDiff-Evolved's own patch, which calls motion modules and changes no activation in place.
-_HARMLESS_PATCHES = {"forward_timestep_embed_patch"}
+_HARMLESS = {"forward_timestep_embed_patch"}
+# Patches that act between the layers of the network; all others act inside its transformers.
+_BETWEEN_LAYERS = _HARMLESS | {
+    "emb_patch", "input_block_patch", "input_block_patch_after_skip", "middle_block_after_patch", "output_block_patch",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,17 @@ class ModelCall:
 
     @property
     def patched(self) -> bool:
-        """Whether patches other than AnimateDiff's act inside the network."""
-        options = self.transformer_options
-        return bool(set(options.get("patches", {})) - _HARMLESS_PATCHES or options.get("patches_replace"))
+        """Whether patches act inside transformers, and may not do the same twice."""
+        return bool(self._patches - _BETWEEN_LAYERS or self.transformer_options.get("patches_replace"))
 
     @property
     def mutates(self) -> bool:
         """Whether activations may be changed in place: by residuals of ControlNets, by patches such as FreeU's."""
-        return self.control is not None or bool(
-            set(self.transformer_options.get("patches", {})) - _HARMLESS_PATCHES
-        )
+        return self.control is not None or bool(self._patches - _HARMLESS)
+
+    @property
+    def _patches(self) -> set[str]:
+        return set(self.transformer_options.get("patches", {}))
 
 
 class CallRecorder:

@@ -112,11 +112,11 @@ class RunSummary:
     saving: bool
 
     def __str__(self) -> str:
-        parts = [f"{self.guided} steps guided"]
+        parts = [f"guided steps: {self.guided}"]
         if self.skipped:
-            parts.append(f"{self.skipped} left unguided, as their gradient was not finite")
+            parts.append(f"left unguided, as their gradient was not finite: {self.skipped}")
         if self.energies:
-            parts.append(f"energy {self.energies[0]:.4g} -> {self.energies[1]:.4g}")
+            parts.append(f"energy: {self.energies[0]:.4g} -> {self.energies[1]:.4g}")
         return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
 
 

@@ -170,7 +170,7 @@ def _rescaled_cfg(scene: Scene) -> Setting:
     return Setting(scene.graph.add("RescaleCFG", model=scene.model, multiplier=0.7), {})
 
 
-def _plain(scene: Scene) -> Setting:
+def bare(scene: Scene) -> Setting:
     return Setting(scene.model, {})
 
 
@@ -210,7 +210,7 @@ def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Settin
     # ComfyUI's smallest area is 64 pixels wide. Of 64 pixels the UNet's lowest level sees a single cell:
     # attention over it cannot be perturbed, and FreeU V2 divides by the range of its values, which is 0.
     width = 128 if setting in (_areas, _free_u, _perturbed_attention) else 64
-    ends, plain = _ends(studio, setting, width), _ends(studio, _plain, width)
+    ends, plain = _ends(studio, setting, width), _ends(studio, bare, width)
     assert ends.energy < 0.9 * ends.unguided_energy
     assert not np.array_equal(ends.unguided, plain.unguided)
     assert not np.array_equal(ends.guided, plain.guided)

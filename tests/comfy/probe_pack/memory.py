@@ -1,0 +1,87 @@
+"""A probe of what guided steps keep: machines with little memory, and layers that run again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.patcher_extension import WrappersMP
+
+from .files import CATEGORY
+
+KEY = "probe_memory"
+
+
+class ProbeMemory:
+    """A MODEL whose runs meet little memory while gradients are recorded, and log how often layers ran for them.
+
+    ``short``: none is said to be free. ``exhausted``: the n-th recorded layer finds none.
+    """
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "kind": (["ample", "short", "exhausted"],),
+                "layer": ("INT", {"default": 3, "min": 1, "max": 1000}),
+            }
+        }
+
+    def execute(self, model, kind, layer):
+        model = model.clone()
+
+        def run(executor, *args, **kwargs):
+            network = executor.class_obj.model_patcher.model.diffusion_model
+            memory = short_memory() if kind == "short" else contextlib.nullcontext()
+            with memory, counted(network, kind == "exhausted" and layer):
+                return executor(*args, **kwargs)
+
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run)
+        return (model,)
+
+
+@contextlib.contextmanager
+def counted(network, fails_at):
+    """Logs the calls of spatial transformers under recording; one of them may run out of memory."""
+    calls = []
+
+    def look(module, _):
+        if not torch.is_grad_enabled():
+            return
+        calls.append(id(module))
+        if len(calls) == fails_at:
+            raise torch.OutOfMemoryError("the probe's memory is used up")
+
+    layers = [module.proj_in for module in network.modules() if isinstance(module, SpatialTransformer)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        again = len(calls) - len(set(calls))
+        logging.info("probe saw %d transformers recorded, %d of them again", len(set(calls)), again)
+
+
+@contextlib.contextmanager
+def short_memory():
+    """No memory is free while gradients are recorded."""
+    honest = comfy.model_management.get_free_memory
+
+    def free(*args, **kwargs):
+        return 0 if torch.is_grad_enabled() else honest(*args, **kwargs)
+
+    comfy.model_management.get_free_memory = free
+    try:
+        yield
+    finally:
+        comfy.model_management.get_free_memory = honest
+
+
+PROBES = (ProbeMemory,)

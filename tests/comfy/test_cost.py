@@ -1,0 +1,99 @@
+"""What guided steps cost: memory modes that change nothing but memory, and gradients that steps share."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from test_usable import SETTINGS, Setting, bare
+
+from comfy_server import Node
+from scenes import Scene, Studio
+
+RECORDED = re.compile(r"probe saw (\d+) transformers recorded, (\d+) of them again")
+
+
+def drawn(scene: Scene, setting: Setting, memory: str, kind: str, **changes: object) -> Node:
+    """One guided step and an unguided one."""
+    model = scene.graph.add("MotionCloneProbeMemory", model=setting.model, kind=kind, layer=3)
+    model = scene.guided(scene.extracted(), model=model, memory=memory, **changes)
+    return scene.custom(model, scene.falling(14.0, 11.0, 8.0), **setting.sampling)
+
+
+def hyper_tile(scene: Scene) -> Setting:
+    """A patch inside transformers that remembers something from one call to the next."""
+    tiles = {"tile_size": 32, "swap_size": 1, "max_depth": 0, "scale_depth": False}
+    return Setting(scene.graph.add("HyperTile", model=scene.model, **tiles), {})
+
+
+BESIDE = {setting.__name__.strip("_"): setting for setting in (*SETTINGS, bare, hyper_tile)}
+
+
+@pytest.mark.parametrize("name", ["bare", "control", "lora", "free_u", "hyper_tile"])
+def test_saving_memory_changes_nothing(studio: Studio, name: str) -> None:
+    scene = studio.scene(fresh=True, width=64 if name in ("bare", "lora") else 128)
+    made = BESIDE[name](scene)
+    nodes = [scene.save(mode, drawn(scene, made, mode, "ample")) for mode in ("speed", "memory")]
+    result = studio.run(scene)
+    speed, memory = studio.saved(result, *nodes)
+    assert np.array_equal(speed, memory)
+    (recorded, none), (recorded_too, again) = (map(int, found) for found in RECORDED.findall(result.log))
+    assert recorded == recorded_too > 5 and none == 0
+    # Where patches act inside transformers, their feed-forward parts alone are run again.
+    assert again == (0 if name == "hyper_tile" else recorded)
+
+
+@pytest.mark.parametrize("kind", ["short", "exhausted"])
+def test_auto_falls_back_when_memory_runs_short_says_so_once_and_carries_on(studio: Studio, kind: str) -> None:
+    scene = studio.scene(fresh=True)
+    made = bare(scene)
+    nodes = [
+        scene.save("plain", drawn(scene, made, "speed", "ample", guided_steps=2)),
+        scene.save("auto", drawn(scene, made, "auto", kind, guided_steps=2)),
+    ]
+    result = studio.run(scene)
+    plain, auto = studio.saved(result, *nodes)
+    assert np.array_equal(plain, auto)
+    assert result.log.count("guided steps save memory from here on") == 1
+    assert "guided steps: 2," in result.log and "memory: memory" in result.log
+
+
+def test_auto_keeps_everything_where_there_is_room(studio: Studio) -> None:
+    scene = studio.scene(fresh=True)
+    scene.save("auto", drawn(scene, bare(scene), "auto", "ample"))
+    result = studio.run(scene)
+    assert "save memory" not in result.log and "memory: speed" in result.log
+
+
+def test_without_auto_memory_that_runs_out_ends_the_run(studio: Studio) -> None:
+    scene = studio.scene(fresh=True)
+    scene.save("speed", drawn(scene, bare(scene), "speed", "exhausted"))
+    result = studio.server.run(scene.graph, timeout=400)
+    assert result.status == "error" and "memory" in result.exception_message
+
+
+def test_steps_that_share_a_gradient_push_along_it(studio: Studio) -> None:
+    scene = studio.scene()
+    rep, sigmas = scene.extracted(), scene.falling(14.0, 11.0, 8.0)
+    literal = scene.gradient("gradient", rep, 14.0)
+    one = scene.custom(scene.guided(rep, guided_steps=1, reuse=2), sigmas)
+    two = scene.custom(scene.guided(rep, guided_steps=2, reuse=2), sigmas)
+    own = scene.custom(scene.guided(rep, guided_steps=2), sigmas)
+    nodes = [scene.save(name, node) for name, node in (("one", one), ("two", two), ("own", own))]
+    gradient, once, twice, apart = studio.saved(studio.run(scene), literal, *nodes)
+    # Both begin the second step at one latent. METHOD: the push is -sigma_next * weight * sigma * gradient by x,
+    # and the gradient that is shared is the one by z = x / sqrt(1 + sigma^2).
+    shared = gradient * np.sqrt((1 + 14.0**2) / (1 + 11.0**2))
+    wanted = -8.0 * 500.0 * 11.0 * shared
+    moved = (twice - once) * 0.18215
+    assert np.linalg.norm(moved - wanted) < 1e-3 * np.linalg.norm(wanted)
+    assert not np.array_equal(twice, apart)
+
+
+def test_the_guided_ksampler_reports_what_it_did(studio: Studio) -> None:
+    scene = studio.scene(fresh=True)
+    sampled = scene.guided_ksampler(scene.extracted(), steps=2, guided_steps=1)
+    shown = scene.graph.add("PreviewAny", source=sampled[1])
+    (text,) = studio.run(scene).output(shown)["text"]
+    assert re.fullmatch(r"guided steps: 1, energy: [\d.e-]+ -> [\d.e-]+, memory: speed", text)
