@@ -13,7 +13,7 @@ import sys
 import time
 
 from comfy_server import ComfyServer, Graph, Node, ServerError
-from demo import Models, choose_models, has_accelerator
+from demo_comfyui import Models, choose_models, has_accelerator
 from find_comfyui import ComfyUINotFound, check_interpreter, find_comfyui
 
 
