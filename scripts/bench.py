@@ -1,113 +1,203 @@
 #!/usr/bin/env python3
-"""Cost of a guided step beside an unguided one, measured through a real ComfyUI server.
+"""Cost of guided steps beside unguided ones, measured through a real ComfyUI server.
 
-Both runs use the same model, size and number of steps; what comes before the sampler is cached by ComfyUI, so
-that the time of a prompt is that of its steps. Run it on a machine that does nothing else.
+Every run has one guided step and, right after it, an unguided one: their ratio is that of neighbours, whatever else
+the machine does. What a guided step keeps for its gradient is counted in runs of their own, operation by operation.
+Figures go to docs/performance/, one file per machine, and from there to docs/PERFORMANCE.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
+import re
 import statistics
 import sys
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
 
+from bench_report import write_page
 from comfy_server import ComfyServer, Graph, Node, ServerError
 from demo_comfyui import Models, choose_models, has_accelerator
-from find_comfyui import ComfyUINotFound, check_interpreter, find_comfyui
+from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
+from floor import floors
+
+STORE = PACK / "docs" / "performance"
+METER_PACK = Path(__file__).parent / "bench_pack"
+MODES = ("speed", "memory")
 
 
-def common(graph: Graph, models: Models, args: argparse.Namespace) -> dict[str, Node]:
-    """Everything but the sampler; the reference is the latent of an empty picture."""
-    checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name=models.checkpoint.name)
-    module = graph.add("ADE_LoadAnimateDiffModel", model_name=models.motion_module.name)
-    motion = graph.add("ADE_ApplyAnimateDiffModelSimple", motion_model=module)
-    model = graph.add("ADE_UseEvolvedSampling", model=checkpoint, m_models=motion, beta_schedule="autoselect")
-    latent = graph.add("EmptyLatentImage", width=args.size, height=args.size, batch_size=args.frames)
-    texts = {
-        name: graph.add("CLIPTextEncode", clip=checkpoint[1], text=text)
-        for name, text in (("positive", "a boat on the sea"), ("negative", ""))
-    }
-    return {"model": model, "latent_image": latent, **texts}
+@dataclass(frozen=True)
+class Bench:
+    """A running server, and what is measured on it."""
+
+    server: ComfyServer
+    models: Models
+    frames: int
+
+    def steps(self, size: int, mode: str, *, seed: int, memory: bool = False) -> list[dict[str, Any]]:
+        """A guided and an unguided step: what each of them cost."""
+        graph = Graph()
+        parts = self._parts(graph, size)
+        motion = self._motion(graph, parts, parts["model"])
+        guided = graph.add(
+            "MotionCloneApplyGuidance", model=parts["model"], motion_rep=motion, weight=2000.0, start_step=0,
+            guided_steps=1, warm_up=0, cool_down=0, update_rule="published", memory=mode,
+        )  # fmt: skip
+        return self._sampled(graph, parts | {"model": guided}, cfg=8.5, steps=2, seed=seed, memory=memory)
+
+    def conditional(self, size: int, *, seed: int) -> float:
+        """Seconds of a conditional pass."""
+        graph = Graph()
+        (step,) = self._sampled(graph, self._parts(graph, size), cfg=1.0, steps=1, seed=seed)
+        return step["seconds"]
+
+    def extraction(self, size: int, *, seed: int) -> float:
+        """Seconds of the pass that reads a motion."""
+        graph = Graph()
+        parts = self._parts(graph, size)
+        motion = self._motion(graph, parts, self._metered(graph, parts["model"], "extraction"), seed=seed)
+        graph.add("MotionCloneSaveRep", motion_rep=motion, filename_prefix=f"bench {size}")
+        (step,) = self._measured(graph, "extraction")
+        return step["seconds"]
+
+    def motion_file(self) -> int:
+        """Bytes of the last motion file that was written."""
+        files = sorted(self.server.base.rglob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+        return next(file.stat().st_size for file in reversed(files) if file.name.startswith("bench"))
+
+    def _parts(self, graph: Graph, size: int) -> dict[str, Node]:
+        checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name=self.models.checkpoint.name)
+        module = graph.add("ADE_LoadAnimateDiffModel", model_name=self.models.motion_module.name)
+        motion = graph.add("ADE_ApplyAnimateDiffModelSimple", motion_model=module)
+        beta = "sqrt_linear (AnimateDiff)"
+        model = graph.add("ADE_UseEvolvedSampling", model=checkpoint, m_models=motion, beta_schedule=beta)
+        latent = graph.add("EmptyLatentImage", width=size, height=size, batch_size=self.frames)
+        texts = {
+            name: graph.add("CLIPTextEncode", clip=checkpoint[1], text=text)
+            for name, text in (("positive", "a boat on the sea"), ("negative", ""))
+        }
+        return {"model": model, "latent_image": latent, **texts}
+
+    def _motion(self, graph: Graph, parts: dict[str, Node], model: Node, *, seed: int = 0) -> Node:
+        return graph.add(
+            "MotionCloneExtract", model=model, conditioning=parts["negative"], latent=parts["latent_image"],
+            t_alpha=400, k=1, blocks="up_blocks.1", seed=seed,
+        )  # fmt: skip
+
+    def _metered(self, graph: Graph, model: Node, name: str, *, memory: bool = False) -> Node:
+        return graph.add("MotionCloneMeter", model=model, name=name, memory=memory)
+
+    def _sampled(
+        self, graph: Graph, parts: dict[str, Node], *, cfg: float, steps: int, seed: int, memory: bool = False
+    ) -> list[dict[str, Any]]:
+        model = self._metered(graph, parts["model"], "steps", memory=memory)
+        settings = {"cfg": cfg, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+        samples = graph.add("KSampler", **parts | {"model": model}, **settings, seed=seed, steps=steps)
+        graph.add("SaveLatent", samples=samples, filename_prefix="bench")
+        return self._measured(graph, "steps")
+
+    def _measured(self, graph: Graph, name: str) -> list[dict[str, Any]]:
+        result = self.server.run(graph, timeout=7200)
+        if not result.ok:
+            errors = result.exception_message or result.node_errors
+            raise ServerError(f"the run ended with {result.status}: {errors}\n{self.server.log_tail()}")
+        return json.loads((self.server.output_dir / f"{name}.json").read_text(encoding="utf-8"))["steps"]
 
 
-def guided_model(graph: Graph, parts: dict[str, Node], args: argparse.Namespace) -> Node:
-    """The model under guidance at every step."""
-    extract = graph.add(
-        "MotionCloneExtract",
-        model=parts["model"], conditioning=parts["negative"], latent=parts["latent_image"],
-        t_alpha=400, k=1, blocks="up_blocks.1", seed=0,
-    )  # fmt: skip
-    return graph.add(
-        "MotionCloneApplyGuidance",
-        model=parts["model"], motion_rep=extract, weight=2000.0, start_step=0, guided_steps=args.steps,
-        warm_up=0, cool_down=0, update_rule="published",
-    )  # fmt: skip
+def measured(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row for each size and memory mode."""
+    for size in args.sizes:
+        for mode in args.modes:
+            bench.steps(size, mode, seed=0)  # loads the models, and whatever the first run of a size makes
+        passes = [(bench.extraction(size, seed=s), bench.conditional(size, seed=s)) for s in range(1, 1 + args.repeats)]
+        pairs: dict[str, list[list[dict[str, Any]]]] = {mode: [] for mode in args.modes}
+        for seed in range(1, 1 + args.repeats):
+            for mode in args.modes:
+                pairs[mode].append(bench.steps(size, mode, seed=seed))
+        for mode in args.modes:
+            yield {
+                "size": size,
+                "frames": args.frames,
+                "mode": mode,
+                "seconds": [[step["seconds"] for step in pair] for pair in pairs[mode]],
+                "peak": [max(pair[i].get("peak", 0) for pair in pairs[mode]) for i in (0, 1)],
+                "passes": passes,
+                "motion_file": bench.motion_file(),
+            }
 
 
-def seconds_per_step(
-    server: ComfyServer, models: Models, args: argparse.Namespace, *, guided: bool, steps: int, seed: int
-) -> float:
-    """Runs one prompt and returns its time divided by its steps.
-
-    Raises:
-        ServerError: the prompt failed.
-    """
-    graph = Graph()
-    parts = common(graph, models, args)
-    if guided:
-        parts["model"] = guided_model(graph, parts, args)
-    settings = {"cfg": 8.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    samples = graph.add("KSampler", **parts, **settings, seed=seed, steps=steps)
-    graph.add("SaveLatent", samples=samples, filename_prefix="bench")
-    start = time.perf_counter()
-    result = server.run(graph, timeout=3600)
-    if not result.ok:
-        errors = result.exception_message or result.node_errors
-        raise ServerError(f"the run ended with {result.status}: {errors}\n{server.log_tail()}")
-    return (time.perf_counter() - start) / steps
+def counted(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What guided steps keep, for each size and memory mode."""
+    for size in args.count_sizes:
+        for mode in args.modes:
+            guided, unguided = bench.steps(size, mode, seed=0, memory=True)
+            yield {
+                "size": size,
+                "frames": args.frames,
+                "mode": mode,
+                "kept": guided["kept"],
+                "peaks": [guided["live_peak"], unguided["live_peak"]],
+                "by_layer": guided["kept_by_layer"],
+            }
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Prints the cost of both kinds of step, measured in turn, and the median of their ratios."""
-    found = find_comfyui()
-    check_interpreter(found)
+def run(found: ComfyUI, args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was asked for."""
     models = choose_models(found)
     linked = {"checkpoints": [models.checkpoint], "animatediff_models": [models.motion_module]}
     cpu = args.cpu or not has_accelerator(found)
-    device = "CPU" if cpu else "GPU"
-    print(f"ComfyUI {found.version}, {device}, {args.frames} frames of {args.size} x {args.size}")
-    with ComfyServer(found, models=linked, cpu=cpu) as server:
-        for guided in (False, True):
-            # Loads the models and fills ComfyUI's cache of outputs.
-            seconds_per_step(server, models, args, guided=guided, steps=1, seed=0)
-        pairs = []
-        for seed in range(1, args.repeats + 1):
-            plain, guided = (
-                seconds_per_step(server, models, args, guided=kind, steps=args.steps, seed=seed)
-                for kind in (False, True)
-            )
-            pairs.append((plain, guided))
-            print(
-                f"unguided {plain:.2f} s, guided {guided:.2f} s a step, ratio {guided / plain:.3f}",
-                flush=True,
-            )
-    plain, guided = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(guided / plain for plain, guided in pairs)
-    print(
-        f"median of {len(pairs)}: unguided {plain:.2f} s, guided {guided:.2f} s, ratio of a pair {ratio:.3f}"
-    )
+    arguments = ["--use-pytorch-cross-attention", *args.server_args]
+    rows: dict[str, list[dict[str, Any]]] = {"measured": [], "counted": []}
+    with ComfyServer(found, models=linked, packs=[METER_PACK], cpu=cpu, extra_args=arguments) as server:
+        bench = Bench(server, models, args.frames)
+        for kind, produce in (("counted", counted), ("measured", measured)):
+            for row in produce(bench, args):
+                rows[kind].append(row)
+                print(_line(kind, row), flush=True)
+    return {
+        "date": date.today().isoformat(),
+        "machine": args.machine or platform.processor() or platform.machine(),
+        "cpu": cpu,
+        "comfyui": found.version,
+        "arguments": arguments,
+        **rows,
+    }
+
+
+def _line(kind: str, row: dict[str, Any]) -> str:
+    what = f"{row['frames']} frames of {row['size']} x {row['size']}, {row['mode']}:"
+    if kind == "counted":
+        return f"{what} {row['kept'] / 2**20:.0f} MiB kept"
+    ratio = statistics.median(guided / unguided for guided, unguided in row["seconds"])
+    return f"{what} guided / unguided {ratio:.3f}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--size", type=int, default=256, help="side in pixels")
-    parser.add_argument("--steps", type=int, default=3, help="steps of a timed run")
-    parser.add_argument("--repeats", type=int, default=3, help="timed pairs of runs")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[128, 256], help="sides in pixels, timed")
+    parser.add_argument("--count-sizes", type=int, nargs="*", default=[64, 128], help="sides whose memory is counted")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
+    parser.add_argument("--machine", default="", help="its name")
+    parser.add_argument("--server-args", nargs="*", default=[], help="further arguments of ComfyUI")
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    args = parser.parse_args()
     try:
-        measure(parser.parse_args())
+        if not args.report:
+            found = find_comfyui()
+            check_interpreter(found)
+            result = run(found, args)
+            STORE.mkdir(parents=True, exist_ok=True)
+            name = re.sub(r"[^a-z0-9]+", "_", result["machine"].lower()).strip("_")
+            (STORE / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_page(STORE, floors((128, 256, 512)))
     except (ComfyUINotFound, ServerError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,0 +1,117 @@
+"""Turns what scripts/bench.py measured into docs/PERFORMANCE.md."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from floor import Floor
+
+PAGE = "PERFORMANCE.md"
+FULL = 512
+_MIB, _GIB = 2**20, 2**30
+Row = Mapping[str, Any]
+
+
+def write_page(store: Path, floors: Sequence[Floor]) -> None:
+    """Write the page beside the folder of the measurements.
+
+    Args:
+        store: folder of the measurements, one JSON file per machine.
+        floors: of the sizes to show.
+
+    Raises:
+        SystemExit: nothing is measured.
+    """
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(store.glob("*.json"))]
+    if not runs:
+        raise SystemExit(f"{store} has no measurement: run without --report first")
+    parts = [_HEAD]
+    for run in runs:
+        where = "CPU" if run["cpu"] else "GPU"
+        facts = f"{where}, ComfyUI {run['comfyui']} with `{' '.join(run['arguments'])}`, {run['date']}."
+        parts += [f"## {run['machine']}", facts]
+        if run["measured"]:
+            parts += [_TIMES, times(run["measured"])]
+        if run["counted"]:
+            parts += [_KEPT, kept(run["counted"])]
+    parts += [_FLOOR, table_of_floors(floors)]
+    (store.parent / PAGE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def times(rows: Sequence[Row]) -> str:
+    """One line for each size and mode: medians, and the range of the pairs."""
+    heads = ["size", "frames", "memory", "guided / unguided step", "guided step, s", "extraction / conditional pass"]
+    heads += ["peak guided, GiB", "peak unguided, GiB", "motion file, KiB"]
+    lines = []
+    for row in rows:
+        ratios = [guided / unguided for guided, unguided in row["seconds"]]
+        passes = [extraction / conditional for extraction, conditional in row["passes"]]
+        peaks = [f"{peak / _GIB:.2f}" if peak else "-" for peak in row["peak"]]
+        lines.append([
+            f"{row['size']} x {row['size']}", str(row["frames"]), row["mode"], _spread(ratios),
+            f"{statistics.median(guided for guided, _ in row['seconds']):.2f}", _spread(passes),
+            *peaks, f"{row['motion_file'] / 1024:.0f}",
+        ])  # fmt: skip
+    return _table(heads, lines)
+
+
+def kept(rows: Sequence[Row]) -> str:
+    """One line for each size and mode, and what a line through the sizes says of the full one."""
+    heads = ["size", "frames", "memory", "kept, MiB", "peak guided, MiB", "peak unguided, MiB"]
+    lines = []
+    for row in rows:
+        sizes = (f"{value / _MIB:.0f}" for value in (row["kept"], *row["peaks"]))
+        lines.append([f"{row['size']} x {row['size']}", str(row["frames"]), row["mode"], *sizes])
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        those = [row for row in rows if row["mode"] == mode]
+        if len({row["size"] for row in those}) > 1:
+            columns = [[row["kept"] for row in those], *([row["peaks"][i] for row in those] for i in (0, 1))]
+            full = (f"{at_full_size([row['size'] for row in those], column) / _MIB:.0f}" for column in columns)
+            lines.append([f"{FULL} x {FULL}, by a straight line", str(those[0]["frames"]), mode, *full])
+    return _table(heads, lines)
+
+
+def at_full_size(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """A value that grows in a straight line with the number of pixels, from the two largest sizes measured."""
+    (low, below), (high, above) = sorted(zip(sizes, values, strict=True))[-2:]
+    return below + (above - below) * (FULL**2 - low**2) / (high**2 - low**2)
+
+
+def table_of_floors(floors: Sequence[Floor]) -> str:
+    """One line for each size."""
+    heads = ["size", "conditional pass, TFLOP", "up to the last tap", "its way back", "guided / unguided, at least"]
+    lines = [
+        [f"{f.size} x {f.size}", f"{f.whole / 1e12:.2f}", f"{f.part / f.whole:.3f}", f"{f.back / f.whole:.3f}",
+         f"{f.ratio:.3f}"]
+        for f in floors
+    ]  # fmt: skip
+    return _table(heads, lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+_HEAD = """# What guidance costs
+
+Written by `scripts/bench.py` (`make bench`), which anyone can run again on a machine that does nothing else: random
+weights of the real shapes (SD 1.5 with AnimateDiff v3), a real ComfyUI server."""
+_TIMES = """A guided step and the unguided one right after it, in one run: the median of the pairs' ratios, and their
+range. Both have a conditional and an unconditional pass. The extraction is one pass, ended at the last layer that is
+read."""
+_KEPT = """What lives when the backward pass starts, and at the peak of a step, beside the weights: counted operation by
+operation. On a CPU activations are float32, of which float16 takes half."""
+_FLOOR = """## The floor
+
+Floating-point operations of 16 frames, counted on PyTorch's meta device. A gradient down to the latents needs the way
+back through every layer up to the last one that is read, and no gradient of a weight. What is left of a guided step,
+two passes, is what an unguided one has."""
