@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +58,8 @@ def _floor(host: DiffusersAnimateDiff, size: int) -> Floor:
 def _operations(host: DiffusersAnimateDiff, size: int, observer: _Last) -> tuple[int, Tensor]:
     x = torch.empty(1, 4, FRAMES, size // 8, size // 8, device="meta", requires_grad=True)
     text = torch.empty(1, WORDS, WIDTH, device="meta")
-    with FlopCounterMode(display=False) as forward, host.observing(observer):
-        try:
-            host.predict(x, 400, text)
-        except StopForward:
-            pass
+    with FlopCounterMode(display=False) as forward, host.observing(observer), contextlib.suppress(StopForward):
+        host.predict(x, 400, text)
     return forward.get_total_flops(), x
 
 
