@@ -38,10 +38,10 @@ def test_saving_memory_changes_nothing(studio: Studio, name: str) -> None:
     result = studio.run(scene)
     speed, memory = studio.saved(result, *nodes)
     assert np.array_equal(speed, memory)
-    (recorded, none), (recorded_too, again) = (map(int, found) for found in RECORDED.findall(result.log))
-    assert recorded == recorded_too > 5 and none == 0
+    # ComfyUI decides which of the two runs first.
+    seen = sorted(tuple(map(int, found)) for found in RECORDED.findall(result.log))
     # Where patches act inside transformers, their feed-forward parts alone are run again.
-    assert again == (0 if name == "hyper_tile" else recorded)
+    assert seen[0][0] > 5 and seen == [(seen[0][0], 0), (seen[0][0], 0 if name == "hyper_tile" else seen[0][0])]
 
 
 @pytest.mark.parametrize("kind", ["short", "exhausted"])

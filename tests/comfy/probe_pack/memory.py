@@ -75,7 +75,9 @@ def short_memory():
     honest = comfy.model_management.get_free_memory
 
     def free(*args, **kwargs):
-        return 0 if torch.is_grad_enabled() else honest(*args, **kwargs)
+        found = honest(*args, **kwargs)
+        # Attention asks for two numbers, and cuts its work by them.
+        return 0 if torch.is_grad_enabled() and not isinstance(found, tuple) else found
 
     comfy.model_management.get_free_memory = free
     try:
