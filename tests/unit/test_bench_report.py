@@ -1,0 +1,64 @@
+"""The page of costs: medians of pairs, a straight line to the full size, and the floor."""
+
+import json
+
+import pytest
+
+from bench_report import at_full_size, write_page
+from floor import Floor
+
+MIB = 2**20
+
+
+def run(**changes):
+    measured = {
+        "size": 256, "frames": 16, "mode": "speed", "seconds": [[3.0, 2.0], [9.0, 3.0], [5.0, 2.5]],
+        "peak": [3 * 2**30, 0], "passes": [[1.0, 2.0], [3.0, 4.0], [1.2, 2.0]], "motion_file": 600 * 1024,
+    }  # fmt: skip
+    counted = [
+        {"size": side, "frames": 16, "mode": "speed", "kept": (5 + side**2 // 256) * MIB, "peaks": [40 * MIB, 10 * MIB]}
+        for side in (64, 128)
+    ]
+    run = {"date": "a day", "machine": "a machine", "cpu": True, "comfyui": "1.2", "arguments": ["--cpu"]}
+    return run | {"measured": [measured], "counted": counted} | changes
+
+
+def page(tmp_path, *runs):
+    store = tmp_path / "performance"
+    store.mkdir()
+    for i, one in enumerate(runs):
+        (store / f"{i}.json").write_text(json.dumps(one))
+    write_page(store, [Floor(512, whole=100, part=50, back=60)])
+    return (tmp_path / "PERFORMANCE.md").read_text()
+
+
+def test_the_ratio_is_the_median_of_the_pairs_ratios(tmp_path):
+    line = "| 256 x 256 | 16 | speed | 2.000 (1.500 to 3.000) | 5.00 | 0.600 (0.500 to 0.750) | 3.00 | - | 600 |"
+    assert line in page(tmp_path, run())
+
+
+def test_what_is_kept_is_drawn_on_to_the_full_size_in_a_straight_line(tmp_path):
+    assert at_full_size([128, 64], [5 + 64, 5 + 16]) == 5 + 512**2 / 256
+    text = page(tmp_path, run())
+    assert "| 128 x 128 | 16 | speed | 69 | 40 | 10 |" in text
+    assert "| 512 x 512, by a straight line | 16 | speed | 1029 | 40 | 10 |" in text
+
+
+def test_one_size_is_drawn_on_to_nothing(tmp_path):
+    assert "straight line |" not in page(tmp_path, run(counted=run()["counted"][:1]))
+
+
+def test_the_floor_of_a_guided_step_is_two_passes_and_the_way_back(tmp_path):
+    # Two passes are 200, the way back 60.
+    assert "| 512 x 512 | 0.00 | 0.500 | 0.600 | 1.300 |" in page(tmp_path, run())
+
+
+def test_every_machine_has_its_part(tmp_path):
+    text = page(tmp_path, run(), run(machine="another", cpu=False, counted=[]))
+    assert "## a machine\n\nCPU, ComfyUI 1.2 with `--cpu`, a day." in text
+    assert "## another\n\nGPU" in text
+
+
+def test_nothing_measured_is_no_page(tmp_path):
+    with pytest.raises(SystemExit, match="has no measurement"):
+        write_page(tmp_path, [])
