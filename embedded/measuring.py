@@ -34,8 +34,8 @@ from motionclone_core.metrics import (
 from motionclone_core.representation import Crop, MotionRepresentation
 from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, uneven_timesteps
 
-from .drawing import FRAMES, MOTIONS, Scene, random_scene
-from .model import LATENT_CHANNELS, UNET_CONFIG, EmbeddedModel
+from .drawing import FRAMES, MOTIONS, SIZE, Scene, random_scene
+from .model import CELL, LATENT_CHANNELS, EmbeddedModel
 from .scoring import caption_correct, locate
 
 HELD_OUT = 7
@@ -47,7 +47,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "lcm": ("LCMScheduler", {"clip_sample": False}),
 }
-_CELLS = UNET_CONFIG["sample_size"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Case:
         return self.reference.dressed_as(self.target)
 
 
-def held_out_cases(count: int, seed: int) -> list[Case]:
+def held_out_cases(count: int, seed: int, *, size: int = SIZE, frames: int = FRAMES) -> list[Case]:
     """Cases that training never saw; every motion but standing still comes equally often.
 
     Of the things that turn, every other one does so in place, and then is none whose turning cannot be seen. What is
@@ -86,14 +85,16 @@ def held_out_cases(count: int, seed: int) -> list[Case]:
     Args:
         count: how many references; the same for every seed.
         seed: of the noise.
+        size: side of the pictures in pixels.
+        frames: how many.
     """
     cases = []
     for i in range(count):
         rng = np.random.default_rng((HELD_OUT, i))
-        reference = _reference(rng, i)
+        reference = _reference(rng, i, size, frames)
         target = _unlike(reference, rng)
         following = _MOVING[(i + 1) % len(_MOVING)]
-        other = random_scene(rng, motion=following, objects=len(reference.things))
+        other = random_scene(rng, motion=following, objects=len(reference.things), size=size, frames=frames)
         cases.append(Case(i, reference, target, other, seed))
     return cases
 
@@ -101,11 +102,11 @@ def held_out_cases(count: int, seed: int) -> list[Case]:
 _MOVING = [motion for motion in MOTIONS if motion != "still"]
 
 
-def _reference(rng: np.random.Generator, i: int) -> Scene:
+def _reference(rng: np.random.Generator, i: int, size: int, frames: int) -> Scene:
     motion, objects = _MOVING[i % len(_MOVING)], 2 if i % 4 == 3 else 1
     in_place = i // len(_MOVING) % 2 == 1
     while True:
-        scene = random_scene(rng, motion=motion, objects=objects)
+        scene = random_scene(rng, motion=motion, objects=objects, size=size, frames=frames)
         unseen = in_place and scene.things[0].shape == "circle"
         if motion != "turning" or (in_place == _in_place(scene) and not unseen):
             return scene
@@ -136,12 +137,18 @@ class Setting(Preset):
         blocks: which blocks are read.
         scheduler: one of `SCHEDULERS`; empty for Euler (DDIM).
         other_motion: guide by the motion of the case's ``other``, the control.
+        reuse: how many steps share one gradient.
+        size: side of the pictures in pixels.
+        frames: how many.
     """
 
     t_alpha: int = 400
     blocks: str = "up_blocks.1"
     scheduler: str = ""
     other_motion: bool = False
+    reuse: int = 1
+    size: int = SIZE
+    frames: int = FRAMES
 
 
 CFG = 6.0
@@ -250,16 +257,17 @@ def seed_for(clip: int, seed: int, purpose: str) -> int:
     return int(np.random.SeedSequence((clip, seed, *purpose.encode())).generate_state(1)[0])
 
 
-def initial_noise(clips: Sequence[int], seed: int) -> Tensor:
-    """``[b, c, f, h, w]`` for clips by their numbers."""
-    shape = (LATENT_CHANNELS, FRAMES, _CELLS, _CELLS)
+def initial_noise(clips: Sequence[int], seed: int, *, size: int = SIZE, frames: int = FRAMES) -> Tensor:
+    """``[b, c, f, h, w]`` for clips by their numbers; ``size`` is in pixels."""
+    shape = (LATENT_CHANNELS, frames, size // CELL, size // CELL)
     each = (torch.Generator().manual_seed(seed_for(clip, seed, "initial noise")) for clip in clips)
     return torch.stack([torch.randn(shape, generator=generator) for generator in each])
 
 
 def noise_of(cases: Sequence[Case]) -> Tensor:
     """The initial noise ``[b, c, f, h, w]``."""
-    return torch.cat([initial_noise([case.index], case.seed) for case in cases])
+    scenes = [(case, case.reference) for case in cases]
+    return torch.cat([initial_noise([c.index], c.seed, size=s.size, frames=s.frames) for c, s in scenes])
 
 
 class _Pushes:
@@ -325,7 +333,7 @@ def generate(
 
 
 def _guide(setting: Setting, motions: Sequence[MotionRepresentation]) -> EachGuidance:
-    return EachGuidance([MotionGuidance.of(motion, setting) for motion in motions])
+    return EachGuidance([MotionGuidance.of(motion, setting, reuse=setting.reuse) for motion in motions])
 
 
 def _result(model: EmbeddedModel, latent: Tensor, pushes: tuple[float, ...] = ()) -> Result:

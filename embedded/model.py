@@ -27,13 +27,15 @@ from torch import Tensor, nn
 from motionclone_core.hosts.diffusers_animatediff import DiffusersAnimateDiff
 from motionclone_core.paths import write_whole
 
-from .drawing import COLOURS, GROUNDS, PATTERNS, SHAPES, SIZE
+from .drawing import COLOURS, GROUNDS, PATTERNS, SHAPES
 
 MODEL_FILE = Path(__file__).parent / "animatediff_drawn.safetensors"
 HASH_FILE = MODEL_FILE.with_suffix(".sha256")
 FORMAT = "motionclone-embedded-1"
 
 LATENT_CHANNELS = 4
+# Pixels of a latent cell's side; and of the coarsest cell's that the network works on.
+CELL, COARSEST_CELL = 4, 16
 CAPTION_LENGTH = 6
 _NULL = "-"
 NULL_CAPTION = (_NULL,) * CAPTION_LENGTH
@@ -127,14 +129,15 @@ class EmbeddedModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: NDArray[np.uint8]) -> Tensor:
-        """Pictures ``[f, h, w, 3]`` RGB to a clean latent ``[1, c, f, y, x]``.
+        """Pictures ``[f, h, w, 3]`` RGB to a clean latent ``[1, c, f, y, x]``; it was trained on 64 x 64.
 
         Raises:
-            ValueError: the pictures are not 64 x 64 uint8.
+            ValueError: the pictures are not uint8, or their sides are no multiples of 16.
         """
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[1:] != (SIZE, SIZE, 3):
+        fits = video.ndim == 4 and video.shape[3] == 3 and all(side % COARSEST_CELL == 0 for side in video.shape[1:3])
+        if video.dtype != np.uint8 or not fits:
             raise ValueError(
-                f"the embedded model takes uint8 pictures of {SIZE} x {SIZE}, [f, {SIZE}, {SIZE}, 3], "
+                f"the embedded model takes uint8 pictures [f, h, w, 3] whose sides are multiples of {COARSEST_CELL}, "
                 f"got {video.dtype} {list(video.shape)}"
             )
         x = torch.from_numpy(video).to(self.captions.places).permute(0, 3, 1, 2) / 127.5 - 1
