@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from conftest import PROBE_PACK
+from test_gradient import SIGMA, SIGMA_NEXT, relative_error
 
 from comfy_server import ComfyServer
 from find_comfyui import ComfyUI
 from random_models import ModelFiles
 from scenes import SCALE, Studio
-from test_gradient import SIGMA, SIGMA_NEXT, relative_error
 
 pytestmark = pytest.mark.ways
 # Half-precision attention is too slow on a CPU to be one of them.
