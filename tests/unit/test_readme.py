@@ -7,7 +7,8 @@ import pytest
 from motionclone_core.guidance import DEFAULT_WEIGHT, PUSH_PER_WEIGHT
 from motionclone_core.schedule import PRESETS
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXT = " ".join(README.split())
 
 
@@ -34,3 +35,27 @@ def test_what_fast_has_of_its_own():
 
 def test_what_a_normalised_weight_means():
     assert f"of which {DEFAULT_WEIGHT:g} push by {PUSH_PER_WEIGHT * DEFAULT_WEIGHT:g} of the noise" in TEXT
+
+
+def table_after(page, heading):
+    """The first table below a heading of docs/FIDELITY.md: rows by their first entry, entries by their head."""
+    lines = page.split(heading, 1)[1].split("\n## ")[0].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| "))
+    rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines[start:] if line.startswith("|")]
+    end = next((i for i, row in enumerate(rows) if len(row) != len(rows[0])), len(rows))
+    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:end]}
+
+
+def mean_of(entry):
+    return float(entry.split(" ± ")[0])
+
+
+def test_what_is_said_of_fidelity_was_measured():
+    page = (ROOT / "docs" / "FIDELITY.md").read_text(encoding="utf-8")
+    cells = table_after(page, "## A third of the steps")
+    fast, free = (mean_of(cells[name]["path error, px"]) for name in ("fast", "no guidance"))
+    kinds = table_after(page, "Guidance knows of a thing")
+    alone = max(mean_of(kinds[kind]["path error, px"]) for kind in ("straight", "curved", "turning"))
+    assert f"ends {fast:.1f} pixels of 64 away from its path in the mean, and {free:.1f} without guidance" in TEXT
+    assert f"A single thing that goes its way is followed to within {alone:.1f}" in TEXT
+    assert f"over {cells['fast']['clips']} clips" in TEXT
