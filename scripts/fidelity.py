@@ -11,7 +11,7 @@ import argparse
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from fnmatch import fnmatchcase
@@ -133,17 +133,24 @@ def measure(
     write_record(path, (read_record(path) or record).with_rows(facts["run"], rows))
 
 
-def measure_all(model: EmbeddedModel, chosen: dict[str, Setting | None], args: argparse.Namespace) -> None:
-    """Every cell over a few cases, then over more: a run that is cut off has something of all."""
+def measure_all(model: EmbeddedModel, chosen: Mapping[str, Setting | None], args: argparse.Namespace) -> None:
+    """Every cell over a few cases, then over more: a run that is cut off has something of all.
+
+    Args:
+        model: the embedded model; its network is cast to the precision asked for.
+        chosen: cells by name.
+        args: ``cases``, ``seeds``, ``precision``, ``store`` and ``model``, as the command line gives them.
+    """
     facts = facts_of(args)
     # The network alone: energy, gradient and sampler stay in float32.
     model.unet.to(getattr(torch, args.precision))
     starts = [(first, seed) for first in range(0, args.cases, BATCH) for seed in range(args.seeds)]
     with tqdm(total=len(starts) * len(chosen)) as bar:
         for first, seed in starts:
-            cases = held_out_cases(min(args.cases, first + BATCH), seed)[first:]
             for name, setting in chosen.items():
                 bar.set_description(f"seed {seed}, {name}")
+                clip = {} if setting is None else {"size": setting.size, "frames": setting.frames}
+                cases = held_out_cases(min(args.cases, first + BATCH), seed, **clip)[first:]
                 measure(model, name, setting, cases, args.store, facts)
                 bar.update()
 
