@@ -148,7 +148,13 @@ class MotionGuidance:
 
     @classmethod
     def of(cls, representation: MotionRepresentation, preset: Preset, *, reuse: int = 1) -> MotionGuidance:
-        """Guidance with a preset's weight, guided steps, ramps, rule and limit."""
+        """Guidance with a preset's weight, guided steps, ramps, rule and limit; says so if k is not the preset's."""
+        if representation.k != preset.k:
+            log.info(
+                "this setting is made for a motion extracted with k = %d; this one has k = %d",
+                preset.k,
+                representation.k,
+            )
         return cls(representation, preset.weight, preset.window, preset.update_rule, preset.limit, reuse)
 
     @property

@@ -328,6 +328,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                 cfg=cfg,
                 limit=limit or None,
                 update_rule=update_rule,
+                k=motion_rep.k,
             )
         else:
             scheduler = comfy_sampling.SCHEDULER

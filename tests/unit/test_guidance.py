@@ -529,6 +529,13 @@ def test_a_preset_brings_its_limit_and_its_rule(name):
     assert guidance.update_rule == ("normalised" if name == "fast" else "published")
 
 
+@pytest.mark.parametrize(("name", "k", "said"), [("fast", 1, True), ("fast", 2, False), ("camera", 2, True)])
+def test_a_motion_with_another_k_than_the_preset_s_is_remarked_on(name, k, said, caplog):
+    with caplog.at_level("INFO"):
+        MotionGuidance.of(reference(4, k), PRESETS[name])
+    assert (f"this one has k = {k}" in caplog.text) == said
+
+
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_a_limit_is_above_0(limit):
     with pytest.raises(ValueError, match=rf"limit is {limit}: it must be above 0"):
