@@ -31,7 +31,7 @@ from motionclone_core.metrics import (
     track_points,
     velocity_cosine,
 )
-from motionclone_core.representation import Crop, MotionRepresentation
+from motionclone_core.representation import Crop, MotionRepresentation, Window
 from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, uneven_timesteps
 
 from .drawing import FRAMES, MOTIONS, SIZE, Scene, random_scene
@@ -201,11 +201,10 @@ class EachGuidance:
     def reuse(self) -> int:
         return self._first.reuse
 
-    def observer(self, x: Tensor, crops: Sequence[Crop], *, scale: float) -> EnergyGradient:
+    def observer(self, x: Tensor, crops: Sequence[Crop], *, window: Window, scale: float) -> EnergyGradient:
         """See `hosts.base.Guide`."""
-        targets = {
-            name: [guide.representation.taps[name].to(x.device) for guide in self._guides] for name in self.taps
-        }
+        kept = [guide.representation.within(window) for guide in self._guides]
+        targets = {name: [taps[name].to(x.device) for taps in kept] for name in self.taps}
         return EnergyGradient(x, targets, scale)
 
     def correct(self, denoised: Tensor, gradient: Tensor, **step: Any) -> Tensor:

@@ -17,6 +17,7 @@ from .representation import (
     Provenance,
     RepresentationMismatchError,
     TapRepresentation,
+    Window,
     halved,
     halvings,
 )
@@ -44,15 +45,50 @@ def require_extraction(*, t_alpha: int, k: int, frames: int) -> None:
 
 
 class RepresentationBuilder:
+    """Puts a representation together from one observed model call for each window.
+
+    Args:
+        taps: to read, in the order of execution.
+        k: entries to keep per row.
+        frames: of the reference.
+        latent_size: height and width of its latents.
+    """
+
+    def __init__(self, taps: Sequence[str], *, k: int, frames: int, latent_size: tuple[int, int]) -> None:
+        self._taps, self._k, self._frames, self._latent_size = tuple(taps), k, frames, latent_size
+        self._readers: dict[Window, WindowReader] = {}
+
+    def observer(self, window: Window | None = None) -> WindowReader:
+        """The observer of the call that sees these frames; of the call that sees all if it is left out."""
+        window = tuple(range(self._frames)) if window is None else window
+        reader = WindowReader(self._taps, k=self._k, window=window, latent_size=self._latent_size)
+        # A host that calls the model again learns nothing new.
+        return self._readers.setdefault(window, reader)
+
+    def representation(self, provenance: Provenance) -> MotionRepresentation:
+        """The finished representation.
+
+        Raises:
+            ValueError: a model call left taps out, or there was none.
+        """
+        if not self._readers:
+            raise ValueError("the model was never called: nothing was read")
+        windows = {window: reader.result() for window, reader in self._readers.items()}
+        return MotionRepresentation(windows, self._latent_size, provenance)
+
+
+class WindowReader:
     """The observer that keeps the strongest entries of each tap and stops the model after the last.
 
     Expects one batch entry: the conditional pass alone.
     """
 
-    def __init__(self, taps: Sequence[str], *, k: int, frames: int, latent_size: tuple[int, int]) -> None:
+    def __init__(self, taps: Sequence[str], *, k: int, window: Window, latent_size: tuple[int, int]) -> None:
+        if k > len(window):
+            raise ValueError(f"k is {k}, but the model sees {len(window)} frames at once: choose k up to {len(window)}")
         self._taps = tuple(taps)
         self._k = k
-        self._frames = frames
+        self._window = window
         self._latent_size = latent_size
         self._kept: dict[str, TapRepresentation] = {}
 
@@ -69,11 +105,11 @@ class RepresentationBuilder:
             ValueError: the model gave NaN.
         """
         if len(self._kept) == len(self._taps):
-            raise StopForward  # a host that calls the model again learns nothing new
-        if q.shape[1] != self._frames:
+            raise StopForward
+        if q.shape[1] != len(self._window):
             raise RepresentationMismatchError(
-                f"{tap} attends over {q.shape[1]} frames, the reference has {self._frames}: extract without "
-                f"sliding context windows or views"
+                f"{tap} attends over {q.shape[1]} frames, the model was given {len(self._window)} at once: extract "
+                f"without views"
             )
         values, indices = strongest(temporal_attention(q, k, heads), self._k)
         if not values.isfinite().all():
@@ -87,8 +123,8 @@ class RepresentationBuilder:
         if len(self._kept) == len(self._taps):
             raise StopForward
 
-    def representation(self, provenance: Provenance) -> MotionRepresentation:
-        """The finished representation.
+    def result(self) -> dict[str, TapRepresentation]:
+        """What was kept, by tap name.
 
         Raises:
             ValueError: the model call left taps out.
@@ -99,4 +135,4 @@ class RepresentationBuilder:
                 f"the model never reached {', '.join(missing)}: a motion module's effect of 0, or another "
                 f"patch, leaves it out"
             )
-        return MotionRepresentation(self._kept, self._latent_size, provenance)
+        return self._kept

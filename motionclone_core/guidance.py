@@ -17,7 +17,13 @@ from torch import Tensor
 
 from .energy import tap_energy
 from .hosts.base import Gradient, ModelIdentity, VideoSize
-from .representation import Crop, MotionRepresentation, RepresentationMismatchError, TapRepresentation
+from .representation import (
+    Crop,
+    MotionRepresentation,
+    RepresentationMismatchError,
+    TapRepresentation,
+    Window,
+)
 from .schedule import UPDATE_RULES, GuidanceWindow, Preset, UpdateRule
 from .taps import execution_order
 
@@ -170,13 +176,10 @@ class MotionGuidance:
         """lambda * w_i."""
         return self.weight * self.window.ramp(step, total_steps)
 
-    def observer(self, x: Tensor, crops: Sequence[Crop], *, scale: float) -> EnergyGradient:
+    def observer(self, x: Tensor, crops: Sequence[Crop], *, window: Window, scale: float) -> EnergyGradient:
         """The observer of one guided model call; see `hosts.base.Guide`."""
-        size = self.representation.latent_size
-        targets = {
-            name: [self.representation.taps[name].cropped(crop, size).to(x.device) for crop in crops]
-            for name in self.taps
-        }
+        size, kept = self.representation.latent_size, self.representation.within(window)
+        targets = {name: [kept[name].cropped(crop, size).to(x.device) for crop in crops] for name in self.taps}
         return EnergyGradient(x, targets, scale)
 
     def correct(
@@ -282,6 +285,5 @@ def _require_shape(tap: str, q: Tensor, targets: Sequence[TapRepresentation]) ->
     if q.shape[0] != rows or q.shape[1] != frames:
         raise RepresentationMismatchError(
             f"{tap} works on {q.shape[1]} frames and {q.shape[0]} positions, the motion representation has "
-            f"{frames} frames and {rows} positions there: sample at the size it was made at, and without "
-            f"sliding context windows or views"
+            f"{frames} frames and {rows} positions there: sample at the size it was made at, and without views"
         )

@@ -122,7 +122,7 @@ def extract(
     builder = RepresentationBuilder(select_taps(host.sites, blocks), k=k, frames=frames, latent_size=size)
     generator = torch.Generator().manual_seed(noise_seed)
     noise = torch.randn(reference.shape, generator=generator).to(reference)
-    observe_reference(host, builder, latent=reference, noise=noise, timestep=t_alpha, text=null_text)
+    observe_reference(host, builder.observer(), latent=reference, noise=noise, timestep=t_alpha, text=null_text)
     identity = host.identity
     provenance = Provenance(
         source=source,

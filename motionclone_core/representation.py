@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .taps import block_of
 
-FORMAT_VERSION = 1
+Window = tuple[int, ...]  # the frames that a model sees at once
+
 _MOST_HALVINGS = 6
 
 
@@ -148,6 +149,29 @@ def _require_grid(name: str, grid: tuple[int, int], latent_size: tuple[int, int]
         )
 
 
+def _require_windows(windows: Mapping[Window, Mapping[str, TapRepresentation]]) -> None:
+    """Check that windows are alike and that together they hold every frame."""
+    for window, taps in windows.items():
+        found = {tap.frames for tap in taps.values()}
+        if found != {len(window)} or len(set(window)) != len(window):
+            raise ValueError(f"a window of {len(window)} frames holds taps of {sorted(found)}")
+    kept = {tap.k for taps in windows.values() for tap in taps.values()}
+    if len(kept) > 1:
+        raise ValueError(f"the taps of one representation differ in k: {sorted(kept)}")
+    if len({tuple((name, tap.grid, tap.heads) for name, tap in taps.items()) for taps in windows.values()}) > 1:
+        raise ValueError("the windows of one representation differ in their taps")
+    held = {frame for window in windows for frame in window}
+    if held != set(range(max(held) + 1)):
+        raise ValueError(f"the windows leave out frames of 0 to {max(held)}: they hold {sorted(held)}")
+
+
+def _spoken(window: Window) -> str:
+    """A window in words, with frames counted from 1 as people do."""
+    if window == tuple(range(window[0], window[0] + len(window))):
+        return f"frames {window[0] + 1} to {window[-1] + 1}"
+    return f"frames {', '.join(str(frame + 1) for frame in window)}"
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where a representation comes from.
@@ -172,28 +196,46 @@ class MotionRepresentation:
     """A motion, read off a reference video.
 
     Attributes:
-        taps: what is kept, by tap name.
+        windows: what is kept, by tap name, of every window: of each lot of frames that the model saw at once. A clip
+            that it saw whole is one window. Windows may overlap; together they hold every frame.
         latent_size: height and width of the latent that it was made from (pixels / 8 for SD).
         provenance: where it comes from.
     """
 
-    taps: Mapping[str, TapRepresentation]
+    windows: Mapping[Window, Mapping[str, TapRepresentation]]
     latent_size: tuple[int, int]
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        if not self.taps:
+        if not self.windows or not all(self.windows.values()):
             raise ValueError("a motion representation needs at least one tap")
-        for what in ("frames", "k"):
-            found = {getattr(tap, what) for tap in self.taps.values()}
-            if len(found) > 1:
-                raise ValueError(f"the taps of one representation differ in {what}: {sorted(found)}")
-        for name, tap in self.taps.items():
-            _require_grid(name, tap.grid, self.latent_size)
+        _require_windows(self.windows)
+        for taps in self.windows.values():
+            for name, tap in taps.items():
+                _require_grid(name, tap.grid, self.latent_size)
+
+    @classmethod
+    def whole(
+        cls, taps: Mapping[str, TapRepresentation], latent_size: tuple[int, int], provenance: Provenance | None = None
+    ) -> MotionRepresentation:
+        """Of a clip that the model saw whole.
+
+        Args:
+            taps: what is kept, by tap name.
+            latent_size: see the class.
+            provenance: likewise.
+        """
+        frames = next(iter(taps.values())).frames if taps else 0
+        return cls({tuple(range(frames)): taps}, latent_size, provenance or Provenance())
+
+    @property
+    def taps(self) -> Mapping[str, TapRepresentation]:
+        """Of the first window; names, grids, heads and k are those of all."""
+        return next(iter(self.windows.values()))
 
     @property
     def frames(self) -> int:
-        return next(iter(self.taps.values())).frames
+        return 1 + max(max(window) for window in self.windows)
 
     @property
     def k(self) -> int:
@@ -205,7 +247,22 @@ class MotionRepresentation:
 
     def nbytes(self) -> int:
         """Bytes of all values and indices."""
-        return sum(tensor.nbytes for tap in self.taps.values() for tensor in (tap.values, tap.indices))
+        taps = (tap for taps in self.windows.values() for tap in taps.values())
+        return sum(tap.values.nbytes + tap.indices.nbytes for tap in taps)
+
+    def within(self, window: Window) -> Mapping[str, TapRepresentation]:
+        """What is kept of one window, by tap name.
+
+        Raises:
+            RepresentationMismatchError: the motion was not read in such a window.
+        """
+        if window not in self.windows:
+            read = ", ".join(_spoken(known) for known in self.windows)
+            raise RepresentationMismatchError(
+                f"the model is given {_spoken(window)} at once, the motion representation was read in {read}: extract "
+                f"it again from a MODEL with the same Context Options"
+            )
+        return self.windows[window]
 
     def require_video(self, frames: int, latent_size: tuple[int, int]) -> None:
         """Check that a video to be guided has the size of this representation.

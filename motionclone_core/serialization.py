@@ -2,7 +2,9 @@
 
 One file holds, per tap, ``<tap>.values`` (float16) and ``<tap>.indices`` (integer), both
 ``[positions, heads, frames, k]``, and under the metadata key ``motionclone`` a JSON object with the format
-version, the latent's size, each tap's grid and the provenance.
+version, the latent's size, each tap's grid and the provenance. A motion that was read in several windows has
+format version 2: the frames of each window stand in the JSON object, and tensors of window i are called
+``<i>.<tap>.values`` and ``<i>.<tap>.indices``.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .paths import write_whole
-from .representation import FORMAT_VERSION, MotionRepresentation, Provenance, TapRepresentation
+from .representation import MotionRepresentation, Provenance, TapRepresentation
 from .taps import execution_order
 
+FORMAT_VERSION = 2
 METADATA_KEY = "motionclone"
 SUFFIX = ".safetensors"
 _INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -41,10 +44,11 @@ def save_representation(representation: MotionRepresentation, path: Path) -> Non
     """
     path = Path(path)
     tensors = {}
-    for name, tap in representation.taps.items():
-        _require_sound(name, tap)
-        tensors[f"{name}.values"] = tap.values.clone().contiguous()
-        tensors[f"{name}.indices"] = tap.indices.clone().contiguous()
+    for prefix, taps in zip(_prefixes(len(representation.windows)), representation.windows.values(), strict=True):
+        for name, tap in taps.items():
+            _require_sound(name, tap)
+            tensors[f"{prefix}{name}.values"] = tap.values.clone().contiguous()
+            tensors[f"{prefix}{name}.indices"] = tap.indices.clone().contiguous()
     write_whole(path, save(tensors, metadata={METADATA_KEY: json.dumps(_describe(representation))}))
 
 
@@ -80,9 +84,16 @@ def load_representation(path: Path) -> MotionRepresentation:
         raise MotionFileError(f"{path.name} is damaged ({error}): save the motion again") from error
 
 
+def _prefixes(windows: int) -> list[str]:
+    return [""] if windows == 1 else [f"{i}." for i in range(windows)]
+
+
 def _describe(representation: MotionRepresentation) -> dict[str, Any]:
+    several = len(representation.windows) > 1
     return {
-        "format_version": FORMAT_VERSION,
+        # Packs that know the first version alone read what was seen whole.
+        "format_version": FORMAT_VERSION if several else 1,
+        **({"windows": [list(window) for window in representation.windows]} if several else {}),
         "frames": representation.frames,
         "k": representation.k,
         "latent_size": list(representation.latent_size),
@@ -115,16 +126,32 @@ def _read_description(name: str, metadata: dict[str, str] | None) -> dict[str, A
 
 
 def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MotionRepresentation:
+    height, width = map(_whole, description["latent_size"])
+    provenance = _provenance(description["provenance"])
+    if "windows" not in description:
+        return MotionRepresentation.whole(_taps(description, tensors, ""), (height, width), provenance)
+    stored = [tuple(map(_whole, window)) for window in description["windows"]]
+    windows = {
+        window: _taps(description, tensors, prefix)
+        for window, prefix in zip(stored, _prefixes(len(stored)), strict=True)
+    }
+    if len(windows) < len(stored):
+        raise ValueError("a window stands there twice")
+    return MotionRepresentation(windows, (height, width), provenance)
+
+
+def _taps(
+    description: dict[str, Any], tensors: dict[str, torch.Tensor], prefix: str
+) -> dict[str, TapRepresentation]:
     taps = {}
     for name in sorted(description["taps"], key=execution_order):
-        values, indices = tensors[f"{name}.values"], tensors[f"{name}.indices"]
+        values, indices = tensors[f"{prefix}{name}.values"], tensors[f"{prefix}{name}.indices"]
         rows, columns = map(_whole, description["taps"][name]["grid"])
         # Own memory: safetensors hands out a view of the file, which changes or breaks with it.
         tap = TapRepresentation(values.clone(), indices.clone(), (rows, columns))
         _require_sound(name, tap)
         taps[name] = tap
-    height, width = map(_whole, description["latent_size"])
-    return MotionRepresentation(taps, (height, width), _provenance(description["provenance"]))
+    return taps
 
 
 def _require_sound(name: str, tap: TapRepresentation) -> None:

@@ -57,16 +57,19 @@ def guided_intensity(representation: MotionRepresentation) -> Intensity:
 
     Returns:
         ``[f, h, w]``, 0 to 1 (an attention probability), on the largest of the taps' grids; coarser ones are
-        interpolated linearly. Each tap counts the same.
+        interpolated linearly. Each tap counts the same, and each window that holds a frame.
     """
-    taps = [tap.to("cpu") for tap in representation.taps.values()]
-    height, width = max((tap.grid for tap in taps), key=lambda grid: grid[0] * grid[1])
+    height, width = max((tap.grid for tap in representation.taps.values()), key=lambda grid: grid[0] * grid[1])
     total = np.zeros((representation.frames, height, width), np.float32)
-    for tap in taps:
-        maps = tap.values.float().mean(dim=(1, 3)).T.reshape(tap.frames, *tap.grid).numpy()
-        # Linear: a cubic would leave the range of what it interpolates.
-        total += np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in maps])
-    return np.clip(total / len(taps), 0, 1)
+    seen = np.zeros((representation.frames, 1, 1), np.float32)
+    for window, taps in representation.windows.items():
+        for tap in taps.values():
+            maps = tap.to("cpu").values.float().mean(dim=(1, 3)).T.reshape(tap.frames, *tap.grid).numpy()
+            # Linear: a cubic would leave the range of what it interpolates.
+            larger = [cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in maps]
+            total[list(window)] += np.stack(larger)
+            seen[list(window)] += 1
+    return np.clip(total / seen, 0, 1)
 
 
 def heat_map(intensity: Intensity, video: Video) -> Video:

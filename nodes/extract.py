@@ -116,7 +116,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
         noise = comfy.sample.prepare_noise(samples, seed)
         run_once(
             model,
-            builder,
+            builder.observer,
             latent=samples,
             noise=noise,
             timestep=t_alpha,

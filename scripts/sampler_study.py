@@ -59,7 +59,7 @@ def extract(model: object, clip: torch.Tensor) -> MotionRepresentation:
     builder = RepresentationBuilder(taps, k=1, frames=FRAMES, latent_size=(SIDE, SIDE))
     noise = torch.randn(clip.shape, generator=torch.manual_seed(1))
     comfy_extraction.run_once(
-        model, builder, latent=(clip / LATENT_SCALE).float(), noise=noise, timestep=T_ALPHA,
+        model, builder.observer, latent=(clip / LATENT_SCALE).float(), noise=noise, timestep=T_ALPHA,
         conditioning=CONDITIONING, seed=1,
     )  # fmt: skip
     return builder.representation(Provenance("toy", host.identity.architecture, "", T_ALPHA, 1))

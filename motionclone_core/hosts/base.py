@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..representation import Crop
+from ..representation import Crop, Window
 
 _FINGERPRINT_SAMPLES = 4096
 
@@ -135,13 +135,17 @@ class Guide(Protocol):
         """How many steps in a row share one gradient; 1 takes one at every step."""
         ...
 
-    def observer(self, x: Tensor, crops: Sequence[Crop], *, scale: float) -> GradientObserver:
+    def observer(self, x: Tensor, crops: Sequence[Crop], *, window: Window, scale: float) -> GradientObserver:
         """An observer for one model call.
 
         Args:
             x: the call's input, a leaf that requires grad, ``[b * f, c, h, w]``.
             crops: what each of the b batch entries sees of the latent.
+            window: the f frames of the video that the call sees.
             scale: the energy is multiplied by it on the way back, and the gradient divided by it.
+
+        Raises:
+            RepresentationMismatchError: the representation has no such window.
         """
         ...
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from ..representation import RepresentationMismatchError
+from ..representation import RepresentationMismatchError, Window
 from ..taps import tap_name
 from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
 
 _MODELS_KEY = "ADE"
 _PARAMS_KEY = "ADE_params"
+_STEADY_SCHEDULES = ("standard_static", "batched")
 
 
 class AnimateDiffHost:
@@ -69,23 +70,28 @@ class AnimateDiffHost:
         return str(self._motion_model.mm_info.mm_name)
 
     def require_video(self, video: VideoSize) -> None:
-        """Check the number of frames against the motion module and the context options.
+        """Check the number of frames, and the context options that they need.
 
         Raises:
             RepresentationMismatchError: too many frames; the message says both numbers.
+            UnsupportedModelError: the windows are not the same at every step, or there are views.
         """
-        context = self._context_length()
-        if context and video.frames > context:
-            raise RepresentationMismatchError(
-                f"{video.frames} frames would be sampled in sliding context windows of {context}: motion "
-                f"guidance works without windows only; use at most {context} frames"
-            )
+        context = self._context_options()
+        if context is not None and (video.frames, context.use_on_equal_length) > (context.context_length, False):
+            _require_steady(context)
+            return
         limit = self._motion_model.encoding_max_len
         if limit is not None and video.frames > limit:
             raise RepresentationMismatchError(
                 f"{video.frames} frames are more than the {limit} that the motion module {self.name} was "
-                f"made for: use at most {limit}"
+                f"made for: use at most {limit}, or Context Options"
             )
+
+    @staticmethod
+    def window(transformer_options: Mapping[str, Any], frames: int) -> Window:
+        """The frames that a call of the model sees, which are ``frames`` many."""
+        window = transformer_options.get("ad_params", {}).get("sub_idxs")
+        return tuple(range(frames)) if window is None else tuple(window)
 
     @contextmanager
     def observing(self, observer: AttentionObserver, before_tap: Callable[[], None]) -> Iterator[None]:
@@ -114,9 +120,20 @@ class AnimateDiffHost:
             *((f"up_blocks.{i}", block) for i, block in enumerate(model.up_blocks or ())),
         ]
 
-    def _context_length(self) -> int | None:
+    def _context_options(self) -> Any | None:
         params = self._patcher.get_attachment(_PARAMS_KEY)
-        return None if params is None else params.context_options.context_length
+        return None if params is None or params.context_options.context_length is None else params.context_options
+
+
+def _require_steady(context_options: Any) -> None:
+    for context in context_options.contexts:
+        if context.context_schedule not in _STEADY_SCHEDULES or len(context_options.contexts) > 1:
+            raise UnsupportedModelError(
+                f"the context windows of this MODEL ({context.context_schedule}, {len(context_options.contexts)} in "
+                f"turn) change as it samples, and a motion is read in fixed ones: use Context Options Standard Static"
+            )
+        if context.view_options is not None:
+            raise UnsupportedModelError("motion guidance does not read views: take View Options out of the graph")
 
 
 def _self_attention(module: Any) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..representation import Window
 from .autograd import eager
 from .base import AttentionObserver, StopForward, VideoSize
 from .comfy_animatediff import AnimateDiffHost
@@ -25,7 +26,7 @@ _KEY = "motionclone_extraction"
 
 def run_once(
     patcher: Any,
-    observer: AttentionObserver,
+    observer_of: Callable[[Window], AttentionObserver],
     *,
     latent: Tensor,
     noise: Tensor,
@@ -33,11 +34,11 @@ def run_once(
     conditioning: Any,
     seed: int,
 ) -> None:
-    """Noise a latent to ``timestep`` and run the model on it once, conditional pass only.
+    """Noise a latent to ``timestep`` and run the model on it once (window by window if it slides), conditional only.
 
     Args:
         patcher: MODEL with AnimateDiff; guidance on it is ignored, everything else of it counts.
-        observer: told of its taps; may end the call with `StopForward`.
+        observer_of: gives the observer of the call that sees these frames; it may end the call with `StopForward`.
         latent: clean latents as nodes hand them on, ``[f, c, h, w]``.
         noise: same shape; ComfyUI scales it to the timestep's sigma.
         timestep: 0 to 999.
@@ -51,7 +52,7 @@ def run_once(
     patcher = without_guidance(patcher)
     host = AnimateDiffHost(patcher)
     host.require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer, latent.shape))
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape))
     guider = comfy.samplers.CFGGuider(patcher)
     guider.inner_set_conds({"positive": conditioning})
     guider.set_cfg(1.0)
@@ -69,17 +70,27 @@ def _call_model_once(
 
 
 def _observed_call(
-    host: AnimateDiffHost, observer: AttentionObserver, latent_shape: torch.Size
+    host: AnimateDiffHost, observer_of: Callable[[Window], AttentionObserver], latent_shape: torch.Size
 ) -> Callable[..., Tensor]:
-    def wrapper(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if x.shape != latent_shape:
+    def wrapper(
+        executor: Callable[..., Tensor],
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None,
+        c_crossattn: Tensor | None,
+        control: Any,
+        transformer_options: dict[str, Any],
+        **kwargs: Any,
+    ) -> Tensor:
+        window = host.window(transformer_options, latent_shape[0])
+        if x.shape != (len(window), *latent_shape[1:]):
             raise ValueError(
-                f"the reference has shape {list(latent_shape)}, the model is asked for {list(x.shape)}: read it "
-                f"under one conditioning, not under several, an area, or sliding context windows"
+                f"the reference has shape {[len(window), *latent_shape[1:]]}, the model is asked for {list(x.shape)}: "
+                f"read it under one conditioning, not under several or an area"
             )
-        with eager(), host.observing(observer, throw_exception_if_processing_interrupted):
+        with eager(), host.observing(observer_of(window), throw_exception_if_processing_interrupted):
             try:
-                return executor(x, *args, **kwargs)
+                return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             except StopForward:
                 # The observer has all it needs; nobody reads this prediction.
                 return torch.zeros_like(x)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from ..representation import Crop
+from ..representation import Crop, Window
 from .autograd import eager, recording
 from .base import Gradient, Guide
 from .comfy_animatediff import AnimateDiffHost
@@ -53,6 +53,11 @@ class ModelCall:
         return self.executor(
             x, self.t, self.c_concat, self.c_crossattn, control, transformer_options, **self.others
         )
+
+    @property
+    def window(self) -> Window:
+        """The frames that the call sees."""
+        return AnimateDiffHost.window(self.transformer_options, len(self.x) // len(self.transformer_options["uuids"]))
 
     @property
     def patched(self) -> bool:
@@ -112,7 +117,7 @@ class CallRecorder:
             if saving:
                 stack.enter_context(recomputed(self._layers(call), partial(recording, _is_streamed)))
             x = call.x.detach().clone().requires_grad_()
-            observer = self._guide.observer(x, crops, scale=scale)
+            observer = self._guide.observer(x, crops, window=call.window, scale=scale)
             stack.enter_context(self._host.observing(observer, self._before_tap))
             options = dict(call.transformer_options)
             options[_ATTENTION] = _differentiable(options.get(_ATTENTION))

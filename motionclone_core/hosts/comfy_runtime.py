@@ -2,8 +2,8 @@
 
 One guided step, from the outside in:
 
-    PREDICT_NOISE    finds the step's strength; at the end corrects ``denoised`` with the fused gradient
-    CALC_COND_BATCH  runs the conditional pass alone, fuses its gradients, then runs the others
+    PREDICT_NOISE    finds the step's strength; at the end fuses the gradients and corrects ``denoised``
+    CALC_COND_BATCH  runs the conditional pass alone, then the others; once for every context window
     APPLY_MODEL      records one model call up to the last tap; ControlNets have already run by then
 
 Everything that changes lives in a `_Run`, which `OUTER_SAMPLE` puts into the run's own copy of the model
@@ -27,7 +27,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..representation import Crop
+from ..representation import Crop, Window
 from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
@@ -56,10 +56,10 @@ class _Step:
     sigma_from: float
     sigma_next: float
     positive: frozenset[Any] = frozenset()
-    predicted: bool = False
-    gradient: Tensor | None = None
+    predicted: set[Window] = field(default_factory=set)
+    model_options: dict[str, Any] = field(default_factory=dict)
     crops: dict[Any, Crop] = field(default_factory=dict)
-    calls: dict[Any, Tensor] = field(default_factory=dict)
+    calls: dict[tuple[Window, Any], Tensor] = field(default_factory=dict)
     energies: list[float] = field(default_factory=list)
 
     def positive_among(self, conds: Sequence[list | None]) -> int | None:
@@ -228,12 +228,13 @@ def _predict_noise(
             "the sampler's guider made no conditional prediction that motion guidance could follow: use an "
             "ordinary CFG guider (KSampler, SamplerCustom, CFGGuider, BasicGuider)"
         )
-    if step.gradient is None:
+    if not step.calls:
         return denoised
-    run.shared.keep(step.gradient, step.index, step.sigma)
+    gradient = _fused(executor.class_obj, step, x, timestep)
+    run.shared.keep(gradient, step.index, step.sigma)
     run.energies[step.index] = sum(step.energies) / len(step.energies)
     log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[step.index])
-    return _corrected(run, step, denoised, step.gradient)
+    return _corrected(run, step, denoised, gradient)
 
 
 def _corrected(run: _Run, step: _Step, denoised: Tensor, gradient: Tensor) -> Tensor:
@@ -256,20 +257,19 @@ def _calc_cond_batch(
     executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict
 ) -> list[Tensor]:
     run: _Run = model_options["transformer_options"][_KEY]
-    step = run.step
+    step, window = run.step, AnimateDiffHost.window(model_options["transformer_options"], len(x_in))
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
-    guided = None if step is None or step.predicted else step.positive_among(conds)
+    guided = None if step is None or window in step.predicted else step.positive_among(conds)
     if step is None or guided is None:
         return executor(model, conds, x_in, timestep, model_options)
-    step.predicted = True
+    step.predicted.add(window)
+    step.model_options = model_options
     step.crops = _crops(conds[guided], x_in, timestep)
     run.in_guided_pass = True
     try:
         prediction = executor(model, _only(conds, guided), x_in, timestep, model_options)[guided]
     finally:
         run.in_guided_pass = False
-    step.gradient = _fused(executor, model, conds, guided, step.calls, x_in, timestep, model_options)
-    step.calls = {}
     _raise_if_cancelled()
     others = [None if i == guided else cond for i, cond in enumerate(conds)]
     if all(cond is None for cond in others):
@@ -296,7 +296,7 @@ def _apply_model(
     step, uuids = run.step, transformer_options["uuids"]
     call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
     prediction, gradient = run.recorder.gradient(call, [step.crops[uuid] for uuid in uuids])
-    step.calls.update(zip(uuids, gradient.value.chunk(len(uuids)), strict=True))
+    step.calls.update(zip([(call.window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
     return prediction
 
@@ -330,41 +330,30 @@ def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Cr
     return crops
 
 
-def _only(conds: Sequence[list | None], index: int, entries: list | None = None) -> list[list | None]:
-    """``conds`` with one of them alone in its place, or ``entries`` there."""
-    alone: list[list | None] = [None] * len(conds)
-    alone[index] = conds[index] if entries is None else entries
-    return alone
+def _only(conds: Sequence[list | None], index: int) -> list[list | None]:
+    """``conds`` with one of them alone in its place."""
+    return [cond if i == index else None for i, cond in enumerate(conds)]
 
 
-def _fused(
-    executor: Any,
-    model: Any,
-    conds: Sequence[list | None],
-    guided: int,
-    calls: Mapping[Any, Tensor],
-    x_in: Tensor,
-    timestep: Tensor,
-    model_options: dict,
-) -> Tensor | None:
-    """Fuse the gradients of a condition's entries as their predictions are fused; None if none ran.
+def _fused(guider: Any, step: _Step, x: Tensor, timestep: Tensor) -> Tensor:
+    """The gradients of a step's model calls, fused as their predictions are.
 
-    Areas, masks and strengths weigh the predictions; ComfyUI's own code weighs the gradients here, handed
-    to it in place of predictions. With one entry that covers everything there is nothing to fuse.
+    Areas, masks, strengths and context windows weigh the predictions; the code that does so weighs the gradients here,
+    handed to it in place of predictions. With one entry that covers everything there is nothing to fuse.
     """
-    cond, gradients = conds[guided] or [], list(calls.values())
-    if not gradients:
-        return None
-    masked = any("mask" in entry for entry in cond)
-    if len(gradients) == 1 and not masked and gradients[0].shape == x_in.shape:
+    entries, gradients = guider.conds["positive"], list(step.calls.values())
+    masked = any("mask" in entry for entry in entries)
+    if len(gradients) == 1 and not masked and gradients[0].shape == x.shape:
         return gradients[0]
 
     def recall(_: object, arguments: dict) -> Tensor:
-        return torch.cat([calls[uuid] for uuid in arguments["c"]["transformer_options"]["uuids"]])
+        options = arguments["c"]["transformer_options"]
+        window = AnimateDiffHost.window(options, len(arguments["input"]) // len(options["uuids"]))
+        return torch.cat([step.calls[window, uuid] for uuid in options["uuids"]])
 
-    entries = [{key: value for key, value in entry.items() if key != "control"} for entry in cond]
-    options = {**model_options, "model_function_wrapper": recall}
-    return executor(model, _only(conds, guided, entries), x_in, timestep, options)[guided]
+    bare = [{key: value for key, value in entry.items() if key != "control"} for entry in entries]
+    options = {**step.model_options, "model_function_wrapper": recall}
+    return comfy.samplers.calc_cond_batch(guider.inner_model, [bare], x, timestep, options)[0]
 
 
 def _raise_if_cancelled() -> None:

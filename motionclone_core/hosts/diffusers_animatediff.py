@@ -325,7 +325,7 @@ class _Run:
         with recording():
             frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
             crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
-            observer = guide.observer(frames, crops, scale=scale)
+            observer = guide.observer(frames, crops, window=tuple(range(x.shape[2])), scale=scale)
             with self.host.observing(observer):
                 noise = self._predict(
                     rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text

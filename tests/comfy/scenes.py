@@ -67,6 +67,12 @@ class Scene:
         inputs = {"model": model, "m_models": self.motion, "beta_schedule": beta, **changes}
         return self.graph.add("ADE_UseEvolvedSampling", **inputs)
 
+    def sliding(self, length: int, overlap: int, **changes: Any) -> Node:
+        """The model under context windows."""
+        size = {"context_length": length, "context_overlap": overlap}
+        windows = self.graph.add("ADE_StandardStaticContextOptions", **size, **changes)
+        return self.animated(self.checkpoint, context_options=windows)
+
     def text(self, words: str) -> Node:
         return self.graph.add("CLIPTextEncode", clip=self.checkpoint[1], text=words)
 
@@ -139,7 +145,7 @@ class Scene:
     def gradient(self, name: str, motion_rep: Any, sigma: float, **changes: Any) -> Node:
         """Of the energy where a run of this scene starts that begins at ``sigma``."""
         inputs = {"model": self.model, "motion_rep": motion_rep, "conditioning": self.positive}
-        inputs |= {"latent": self.latent, "noise_seed": SAMPLING["seed"], **changes}
+        inputs |= {"latent": self.latent, "noise_seed": SAMPLING["seed"], "window": 0, **changes}
         return self.graph.add("MotionCloneProbeGradient", name=name, sigma=sigma, **inputs)
 
 

@@ -151,14 +151,38 @@ def test_more_frames_than_the_motion_module_takes(studio: Studio) -> None:
     assert "33" in said and "32" in said, said
 
 
-def test_sliding_context_windows(studio: Studio) -> None:
+def test_a_motion_that_was_read_in_other_windows(studio: Studio) -> None:
     scene = studio.scene()
-    rep = scene.extracted()
-    windows = scene.graph.add("ADE_StandardStaticContextOptions", context_length=2, context_overlap=1)
-    sliding = scene.animated(scene.checkpoint, context_options=windows)
-    scene.save("never", scene.ksampler(scene.guided(rep, model=sliding)))
+    scene.save("never", scene.ksampler(scene.guided(scene.extracted(), model=scene.sliding(2, 1))))
     said = message(studio, scene)
-    assert "4 frames would be sampled in sliding context windows of 2" in said
+    assert "frames 1 to 2 at once" in said and "read in frames 1 to 4" in said and "Context Options" in said
+
+
+@pytest.mark.parametrize(
+    ("node", "more"),
+    [("ADE_StandardUniformContextOptions", {}), ("ADE_LoopedUniformContextOptions", {"closed_loop": False})],
+)
+def test_windows_that_change_while_a_model_samples(studio: Studio, node: str, more: dict[str, Any]) -> None:
+    scene = studio.scene()
+    windows = scene.graph.add(node, context_length=2, context_stride=1, context_overlap=1, **more)
+    sliding = scene.animated(scene.checkpoint, context_options=windows)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=sliding))
+    said = message(studio, scene)
+    assert "uniform" in said and "Context Options Standard Static" in said
+
+
+def test_views(studio: Studio) -> None:
+    scene = studio.scene()
+    views = scene.graph.add("ADE_StandardStaticViewOptions", view_length=2, view_overlap=1)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=scene.sliding(3, 1, view_opts=views)))
+    assert "does not read views" in message(studio, scene)
+
+
+def test_k_above_a_window(studio: Studio) -> None:
+    scene = studio.scene()
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(k=3, model=scene.sliding(2, 1)))
+    said = message(studio, scene)
+    assert "k is 3" in said and "2 frames at once" in said
 
 
 @pytest.mark.parametrize("blocks", ["up_blocks.7", "up_blocks.1, mid_block", "up_blocks.1.motion.3"])

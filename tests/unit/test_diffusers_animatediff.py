@@ -193,12 +193,13 @@ def test_guidance_lowers_the_energy(host, noise, texts, motion):
 
 
 def test_a_reference_against_itself_has_no_energy(host, latent, noise, texts):
-    observer = RepresentationBuilder(["up_blocks.1.motion.0.attention.0"], k=1, frames=FRAMES, latent_size=(SIZE, SIZE))
+    taps = ["up_blocks.1.motion.0.attention.0"]
+    observer = RepresentationBuilder(taps, k=1, frames=FRAMES, latent_size=(SIZE, SIZE)).observer()
     watcher = Watcher(observer.taps)
     observe_reference(host, observer, latent=latent, noise=noise, timestep=400, text=texts[1])
     observe_reference(host, watcher, latent=latent, noise=noise, timestep=400, text=texts[1])
     ((name, (q, k, heads)),) = watcher.seen.items()
-    kept = observer._kept[name]
+    kept = observer.result()[name]
     assert float(tap_energy(q, k, heads, kept.values, kept.indices)) < 1e-7
 
 
@@ -286,8 +287,8 @@ class Overflowing:
         self._guide, self.taps, self.reuse = guide, guide.taps, guide.reuse
         self.require, self.strength, self.correct = lambda *_: None, guide.strength, guide.correct
 
-    def observer(self, x, crops, *, scale):
-        observer = self._guide.observer(x, crops, scale=scale)
+    def observer(self, x, crops, **options):
+        observer = self._guide.observer(x, crops, **options)
         result = observer.result
 
         def overflowed():

@@ -24,7 +24,7 @@ def build(frames, k, *, taps=TAPS, dtype=torch.float64):
     builder = RepresentationBuilder(taps, k=k, frames=frames, latent_size=LATENT)
     host = ToyHost(frames).to(dtype)
     with pytest.raises(StopForward):
-        host.run(latents(frames).to(dtype), builder)
+        host.run(latents(frames).to(dtype), builder.observer())
     return builder, host
 
 
@@ -68,28 +68,56 @@ def test_the_model_stops_at_the_last_tap_that_was_asked_for(taps):
 def test_what_is_kept_holds_no_graph_even_if_one_is_recorded():
     builder = RepresentationBuilder(TAPS[:1], k=1, frames=4, latent_size=LATENT)
     with torch.enable_grad(), pytest.raises(StopForward):
-        ToyHost(4).run(latents(4).requires_grad_(), builder)
+        ToyHost(4).run(latents(4).requires_grad_(), builder.observer())
     (tap,) = builder.representation(Provenance()).taps.values()
     assert not tap.values.requires_grad
 
 
+def test_each_window_is_read_by_itself():
+    builder = RepresentationBuilder(TAPS, k=2, frames=6, latent_size=LATENT)
+    windows = [(0, 1, 2, 3), (2, 3, 4, 5)]
+    for window in windows:
+        with pytest.raises(StopForward):
+            ToyHost(4).run(latents(6)[list(window)], builder.observer(window))
+    motion = builder.representation(Provenance())
+    assert (list(motion.windows), motion.frames, motion.k) == (windows, 6, 2)
+    for window in windows:
+        alone = RepresentationBuilder(TAPS, k=2, frames=4, latent_size=LATENT)
+        with pytest.raises(StopForward):
+            ToyHost(4).run(latents(6)[list(window)], alone.observer())
+        for name, tap in alone.representation(Provenance()).taps.items():
+            assert torch.equal(motion.within(window)[name].values, tap.values)
+            assert torch.equal(motion.within(window)[name].indices, tap.indices)
+
+
+def test_k_above_a_window_is_refused():
+    builder = RepresentationBuilder(TAPS, k=5, frames=6, latent_size=LATENT)
+    with pytest.raises(ValueError, match="k is 5, but the model sees 4 frames at once"):
+        builder.observer((0, 1, 2, 3))
+
+
+def test_a_model_that_is_never_called_is_refused():
+    with pytest.raises(ValueError, match="never called"):
+        RepresentationBuilder(TAPS, k=1, frames=4, latent_size=LATENT).representation(Provenance())
+
+
 def test_taps_left_out_are_named():
     builder = RepresentationBuilder(TAPS, k=1, frames=4, latent_size=LATENT)
-    ToyHost(4).run(latents(4), builder, skip=TAPS[1:])
+    ToyHost(4).run(latents(4), builder.observer(), skip=TAPS[1:])
     with pytest.raises(ValueError, match=rf"never reached {TAPS[1]}, {TAPS[2]}:"):
         builder.representation(Provenance())
 
 
 def test_other_frames_are_named_with_both_numbers():
     builder = RepresentationBuilder(TAPS, k=1, frames=16, latent_size=LATENT)
-    with pytest.raises(RepresentationMismatchError, match=rf"{TAPS[0]} attends over 4 frames, .* has 16"):
-        ToyHost(4).run(latents(4), builder)
+    with pytest.raises(RepresentationMismatchError, match=rf"{TAPS[0]} attends over 4 frames, .* given 16"):
+        ToyHost(4).run(latents(4), builder.observer())
 
 
 def test_positions_that_are_no_halving_are_named():
     builder = RepresentationBuilder(TAPS, k=1, frames=4, latent_size=LATENT)
     with pytest.raises(RepresentationMismatchError, match=r"35 positions.*6 x 5"):
-        ToyHost(4).run(latents(4, (5, 7)), builder)
+        ToyHost(4).run(latents(4, (5, 7)), builder.observer())
 
 
 def test_a_model_that_gives_no_numbers_is_refused():
@@ -97,7 +125,7 @@ def test_a_model_that_gives_no_numbers_is_refused():
     x = latents(4)
     x[2, 0, 1, 1] = float("nan")
     with pytest.raises(ValueError, match=rf"{TAPS[0]} holds values that are not numbers"):
-        ToyHost(4).run(x, builder)
+        ToyHost(4).run(x, builder.observer())
 
 
 def test_the_default_timestep_is_the_papers():

@@ -43,7 +43,7 @@ def reference(frames, k=1, *, heads=HEADS, taps=TAPS, seed=100):
         attention = torch.randn(shape, generator=generator, dtype=torch.float64).mul(2).softmax(-1)
         values, indices = attention.sort(-1, descending=True)
         kept[name] = TapRepresentation(values[..., :k], indices[..., :k], GRIDS[name])
-    return MotionRepresentation(kept, LATENT)
+    return MotionRepresentation.whole(kept, LATENT)
 
 
 def energy_by_hand(host, x, representation, *, heads=HEADS):
@@ -65,7 +65,7 @@ def observe(host, x, guidance, crops=(WHOLE,), **options):
     """Run as a host does: the observer, the prediction, and whether gradients were on after it."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
-        observer = guidance.observer(x, crops, scale=1.0)
+        observer = guidance.observer(x, crops, window=tuple(range(len(x) // len(crops))), scale=1.0)
         prediction = host.run(x, observer, **options)
         still_on = torch.is_grad_enabled()
     return observer, prediction, still_on
@@ -136,7 +136,7 @@ def test_some_taps_only_and_in_the_order_of_execution_whatever_the_order_in_the_
 def test_taps_are_ordered_by_number():
     tap = reference(4).taps[TAPS[0]]
     names = [f"up_blocks.1.motion.{module}.attention.0" for module in (10, 9, 2)]
-    motion = MotionRepresentation(dict.fromkeys(names, tap), LATENT)
+    motion = MotionRepresentation.whole(dict.fromkeys(names, tap), LATENT)
     assert MotionGuidance(motion).taps == tuple(names[::-1])
 
 
@@ -189,7 +189,7 @@ def test_two_batch_entries_with_different_crops_each_get_their_own_gradient():
             )
             taps[name] = TapRepresentation(values, indices, (4 // side, 4 // side))
         part = slice(entry * frames, (entry + 1) * frames)
-        energy, expected = gradient_by_hand(host, x[part], MotionRepresentation(taps, size))
+        energy, expected = gradient_by_hand(host, x[part], MotionRepresentation.whole(taps, size))
         torch.testing.assert_close(result.value[part], expected, rtol=1e-10, atol=1e-15)
         assert result.energies[entry] == pytest.approx(energy, rel=1e-12)
     assert result.energies[0] != pytest.approx(result.energies[1], rel=1e-3)
@@ -203,8 +203,25 @@ def test_an_unreached_tap_is_an_error_with_the_counts():
 
 
 def test_a_wrong_number_of_frames_is_named_with_both_numbers():
+    observer = MotionGuidance(reference(4)).observer(noise(4), [WHOLE], window=(0, 1, 2, 3), scale=1.0)
     with pytest.raises(RepresentationMismatchError, match=rf"{TAPS[0]} works on 5 frames.* has 4 frames"):
-        observe(ToyHost(5), noise(5), MotionGuidance(reference(4)))
+        ToyHost(5).run(noise(5), observer)
+
+
+def test_each_window_follows_its_own_part_of_the_motion():
+    windows = {(0, 1, 2, 3): reference(4), (2, 3, 4, 5): reference(4, seed=5)}
+    motion = MotionRepresentation({window: part.taps for window, part in windows.items()}, LATENT)
+    x = noise(6)
+    for window, part in windows.items():
+        with torch.enable_grad():
+            seen = x[list(window)].clone().requires_grad_()
+            observer = MotionGuidance(motion).observer(seen, [WHOLE], window=window, scale=1.0)
+            host = ToyHost(4)
+            host.run(seen, observer)
+        _, expected = gradient_by_hand(host, x[list(window)], part)
+        torch.testing.assert_close(observer.result().value, expected)
+    with pytest.raises(RepresentationMismatchError, match="frames 2 to 5 at once"):
+        MotionGuidance(motion).observer(x[1:5], [WHOLE], window=(1, 2, 3, 4), scale=1.0)
 
 
 def test_a_wrong_number_of_positions_is_named_with_both_numbers():
@@ -321,7 +338,7 @@ def sigma_space(host, z, motion, N, G, rule):
         strength = guidance.strength(i, N)
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            observer = guidance.observer(x, [WHOLE], scale=1.0)
+            observer = guidance.observer(x, [WHOLE], window=tuple(range(len(x))), scale=1.0)
             eps = host.run(x / math.sqrt(1 + sigma**2), observer) + 0.1 * math.cos(timesteps[i])
         x = x.detach()
         denoised = x - sigma * eps

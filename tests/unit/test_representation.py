@@ -101,7 +101,7 @@ def test_tensors_that_do_not_fit_are_refused(values, indices, grid, message):
     ("taps", "latent", "message"),
     [
         ({}, (2, 3), "at least one tap"),
-        ({TAPS[0]: tap(f=4), TAPS[1]: tap(f=5)}, (2, 3), r"differ in frames: \[4, 5\]"),
+        ({TAPS[0]: tap(f=4), TAPS[1]: tap(f=5)}, (2, 3), r"a window of 4 frames holds taps of \[4, 5\]"),
         ({TAPS[0]: tap(k=1), TAPS[1]: tap(k=2)}, (2, 3), r"differ in k: \[1, 2\]"),
         ({TAPS[0]: tap((3, 2))}, (2, 3), r"2 x 3 cells.*3 x 2 cells"),
         ({TAPS[0]: tap((2, 3))}, (8, 8), r"6 positions.*8 x 8"),
@@ -110,19 +110,43 @@ def test_tensors_that_do_not_fit_are_refused(values, indices, grid, message):
 )
 def test_taps_that_do_not_fit_one_another_are_refused(taps, latent, message):
     with pytest.raises(ValueError, match=message):
-        MotionRepresentation(taps, latent)
+        MotionRepresentation.whole(taps, latent)
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        ({(0, 1, 2): {TAPS[0]: tap(f=4)}}, r"a window of 3 frames holds taps of \[4\]"),
+        ({(0, 1, 2, 2): {TAPS[0]: tap(f=4)}}, r"a window of 4 frames"),
+        ({(0, 1): {TAPS[0]: tap(f=2)}, (3, 4): {TAPS[0]: tap(f=2)}}, r"leave out frames of 0 to 4.*\[0, 1, 3, 4\]"),
+        ({(0, 1): {TAPS[0]: tap(f=2)}, (1, 2): {TAPS[1]: tap(f=2)}}, "differ in their taps"),
+        ({(0, 1): {TAPS[0]: tap(f=2)}, (1, 2): {TAPS[0]: tap(f=2, k=2)}}, r"differ in k: \[1, 2\]"),
+        ({(0, 1): {}}, "at least one tap"),
+    ],
+)
+def test_windows_that_do_not_fit_one_another_are_refused(windows, message):
+    with pytest.raises(ValueError, match=message):
+        MotionRepresentation(windows, (2, 3))
+
+
+def test_a_window_that_was_not_read_is_named_beside_those_that_were():
+    motion = MotionRepresentation({w: {TAPS[0]: tap(f=3)} for w in ((0, 1, 2), (4, 3, 2))}, (2, 3))
+    assert motion.frames == 5
+    assert motion.within((4, 3, 2)) is motion.windows[4, 3, 2]
+    with pytest.raises(RepresentationMismatchError, match=r"frames 1 to 5 at once.* frames 1 to 3, frames 5, 4, 3"):
+        motion.within((0, 1, 2, 3, 4))
 
 
 def test_what_it_says_of_itself():
     taps = {TAPS[0]: tap((4, 6), k=3), TAPS[1]: tap((2, 3), k=3), TAPS[2]: tap((2, 3), k=3)}
-    representation = MotionRepresentation(taps, (4, 6))
+    representation = MotionRepresentation.whole(taps, (4, 6))
     assert (representation.frames, representation.k) == (4, 3)
     assert representation.blocks == ("down_blocks.0", "up_blocks.1")
     assert representation.nbytes() == (24 + 6 + 6) * 2 * 4 * 3 * (2 + 1)
 
 
 def test_a_video_of_its_size_passes_and_others_are_named_with_both_numbers():
-    representation = MotionRepresentation({TAPS[0]: tap()}, (2, 3))
+    representation = MotionRepresentation.whole({TAPS[0]: tap()}, (2, 3))
     representation.require_video(4, (2, 3))
     with pytest.raises(RepresentationMismatchError, match=r"has 4 frames, the latent to sample has 16"):
         representation.require_video(16, (2, 3))

@@ -28,27 +28,42 @@ FIRST, SECOND = "up_blocks.1.motion.0.attention.0", "up_blocks.1.motion.0.attent
 NAMES = [f"up_blocks.1.motion.{module}.attention.{layer}" for module in range(3) for layer in range(2)]
 
 
-def representation(*, frames=4, k=1, heads=2, latent=(4, 6), grid=(2, 3), names=(FIRST, SECOND), **provenance):
-    generator = torch.Generator().manual_seed(frames + k)
+def representation(
+    *, frames=4, k=1, heads=2, latent=(4, 6), grid=(2, 3), names=(FIRST, SECOND), seed=0, **provenance
+):
+    generator = torch.Generator().manual_seed(frames + k + 100 * seed)
     taps = {}
     for name in names:
         shape = (math.prod(grid), heads, frames, frames)
         indices = torch.rand(shape, generator=generator).argsort(-1)[..., :k]
         values = torch.rand(indices.shape, generator=generator)
         taps[name] = TapRepresentation.compact(values, indices, grid)
-    return MotionRepresentation(taps, latent, Provenance(**provenance))
+    return MotionRepresentation.whole(taps, latent, Provenance(**provenance))
 
 
 def assert_same(loaded, saved):
     assert loaded.provenance == saved.provenance
     assert loaded.latent_size == saved.latent_size
-    assert set(loaded.taps) == set(saved.taps)
-    for name, tap in saved.taps.items():
-        other = loaded.taps[name]
-        assert other.grid == tap.grid
-        for mine, its in ((tap.values, other.values), (tap.indices, other.indices)):
-            assert mine.dtype == its.dtype
-            assert torch.equal(mine, its)
+    assert list(loaded.windows) == list(saved.windows)
+    for window, taps in saved.windows.items():
+        others = loaded.within(window)
+        assert set(others) == set(taps)
+        for name, tap in taps.items():
+            other = others[name]
+            assert other.grid == tap.grid
+            for mine, its in ((tap.values, other.values), (tap.indices, other.indices)):
+                assert mine.dtype == its.dtype
+                assert torch.equal(mine, its)
+
+
+WINDOWS = [(0, 1, 2, 3), (2, 3, 4, 5), (8, 6, 7, 0)]  # the last goes around the end
+
+
+def windowed():
+    """Frames in windows, each of which holds something else."""
+    return MotionRepresentation(
+        {window: representation(seed=i).taps for i, window in enumerate(WINDOWS)}, (4, 6), Provenance("long")
+    )
 
 
 # --- round trip -----------------------------------------------------------------------------------
@@ -74,6 +89,35 @@ def test_every_number_of_frames_comes_back_in_the_smallest_type(tmp_path, frames
     assert_same(loaded, saved)
 
 
+def test_windows_come_back_in_a_file_of_the_second_version(tmp_path):
+    path = tmp_path / "motion.safetensors"
+    save_representation(windowed(), path)
+    assert_same(load_representation(path), windowed())
+    assert split(path)[1]["format_version"] == 2
+
+
+def test_a_clip_that_was_seen_whole_stays_readable_for_the_first_version(path):
+    _, description, _ = split(path)
+    assert (description["format_version"], "windows" in description) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        None, 4, "0123", [], [[]], [4, 4, 4], [[0, 1, 2, 3]] * 3,
+        [[0, 1, 2, 3], [2, 3, 4, 5], [7, 6, 7, 0]], [[0, 1, 2, 3], [2, 3, 4, 5], [9, 6, 7, 0]],
+        [[0, 1, 2, 3], [2, 3, 4], [5, 6, 7, 0]], [[0, 1, 2, 3], [2, 3, 4, 5], [8, 6, 7, -1]],
+        [[0, 1, 2, 3], [2, 3, 4, 5], [8, 6, 7, 0.0]], [[0, 1, 2, 3], [2, 3, 4, 5], [8, 6, 7, False]],
+    ],
+)  # fmt: skip
+def test_windows_that_cannot_be_are_refused(tmp_path, windows):
+    path = tmp_path / "motion.safetensors"
+    save_representation(windowed(), path)
+    header, description, data = split(path)
+    join(path, header, data, description={**description, "windows": windows})
+    refusal(path)
+
+
 @pytest.mark.parametrize("source", ["", "Lämmer 🐑 走る.mp4", 'a"b\\c\n\0', "\ud800", "x" * 100_000])
 def test_the_provenance_comes_back_letter_by_letter(tmp_path, source):
     saved = representation(
@@ -92,7 +136,7 @@ def test_taps_come_back_in_the_order_of_execution(tmp_path):
 def test_float16_at_its_edges_comes_back(tmp_path):
     values = torch.tensor([0.0, -0.0, 1.0, 2.0**-24, 65504.0, 2.0**-14], dtype=torch.float16)
     tap = TapRepresentation(values.reshape(1, 1, 6, 1), torch.zeros(1, 1, 6, 1, dtype=torch.uint8), (1, 1))
-    save_representation(MotionRepresentation({FIRST: tap}, (1, 1)), tmp_path / "motion.safetensors")
+    save_representation(MotionRepresentation.whole({FIRST: tap}, (1, 1)), tmp_path / "motion.safetensors")
     loaded = load_representation(tmp_path / "motion.safetensors").taps[FIRST].values.flatten()
     assert loaded.view(torch.int16).tolist() == values.view(torch.int16).tolist()
 
@@ -102,7 +146,7 @@ def test_tensors_with_strides_are_written_as_they_read(tmp_path, view):
     whole = representation(k=4).taps[FIRST]
     tap = TapRepresentation(view(whole.values), view(whole.indices), whole.grid)
     assert not tap.values.is_contiguous()
-    saved = MotionRepresentation({FIRST: tap}, (4, 6))
+    saved = MotionRepresentation.whole({FIRST: tap}, (4, 6))
     save_representation(saved, tmp_path / "motion.safetensors")
     assert_same(load_representation(tmp_path / "motion.safetensors"), saved)
 
@@ -256,8 +300,8 @@ def test_a_deeply_nested_header_is_refused(path):
 
 def test_a_newer_version_asks_for_an_update(path):
     header, description, data = split(path)
-    join(path, header, data, description={**description, "format_version": 2})
-    assert "format version 2, this pack reads up to 1: update the pack" in refusal(path)
+    join(path, header, data, description={**description, "format_version": 3})
+    assert "format version 3, this pack reads up to 2: update the pack" in refusal(path)
     # Whatever else a newer version may look like.
     join(path, header, data, description={"format_version": 99})
     assert "format version 99" in refusal(path)
@@ -455,7 +499,7 @@ def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path):
     ],
 )
 def test_what_could_not_be_read_again_is_not_written(tmp_path, values, indices, message):
-    motion = MotionRepresentation({FIRST: TapRepresentation(values, indices, SOUND.grid)}, (4, 6))
+    motion = MotionRepresentation.whole({FIRST: TapRepresentation(values, indices, SOUND.grid)}, (4, 6))
     with pytest.raises(ValueError, match=message):
         save_representation(motion, tmp_path / "motion.safetensors")
     assert list(tmp_path.iterdir()) == []

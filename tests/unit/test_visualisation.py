@@ -36,7 +36,7 @@ def tap(grid=(4, 6), *, heads=2, value=0.25):
 
 
 def representation(**taps):
-    return MotionRepresentation({FINE: tap(), **taps}, (4, 6))
+    return MotionRepresentation.whole({FINE: tap(), **taps}, (4, 6))
 
 
 def clip(frames=FRAMES, height=64, width=96, level=90):
@@ -59,6 +59,15 @@ def test_intensity_is_the_mean_over_heads_and_kept_entries_of_each_position_and_
     kept = values.half().float().numpy()
     for frame, y, x in ((0, 0, 0), (2, 3, 1), (3, 1, 5)):
         assert result[frame, y, x] == pytest.approx(kept[y * 6 + x, :, frame].mean(), abs=1e-6)
+
+
+def test_intensity_weighs_alike_the_windows_that_hold_a_frame():
+    first, second = (tuple(range(start, start + FRAMES)) for start in (0, 2))
+    motion = MotionRepresentation({first: {FINE: tap(value=0.25)}, second: {FINE: tap(value=0.75)}}, (4, 6))
+    result = guided_intensity(motion)
+    assert len(result) == FRAMES + 2
+    expected = [0.25] * 2 + [0.5] * (FRAMES - 2) + [0.75] * 2
+    np.testing.assert_allclose(result[:, 0, 0], expected, rtol=1e-3)
 
 
 def test_intensity_weighs_taps_alike_and_lays_coarse_grids_over_the_finest():

@@ -46,11 +46,11 @@ def layers(model):
 
 @contextlib.contextmanager
 def captured(model, names):
-    """Queries and keys of the named layers, ``{name: {"q": [p, f, n * d], "k": ...}}``."""
-    seen = {name: {} for name in names}
+    """Queries and keys of the named layers, call by call: ``{name: {"q": [[p, f, n * d], ...], "k": ...}}``."""
+    seen = {name: {"q": [], "k": []} for name in names}
 
     def keep(name, letter):
-        return lambda module, arguments, output: seen[name].__setitem__(letter, output)
+        return lambda module, arguments, output: seen[name][letter].append(output)
 
     hooks = []
     try:
@@ -64,12 +64,12 @@ def captured(model, names):
             hook.remove()
 
 
-def energy_of(seen, motion_rep):
-    """The sum over layers of ``mean((A[indices] - values)^2)``, float64."""
+def energy_of(seen, motion_rep, window=0):
+    """The sum over layers of ``mean((A[indices] - values)^2)``, float64; each window has a call of its own."""
     total = 0.0
-    for name, tap in motion_rep.taps.items():
+    for name, tap in list(motion_rep.windows.values())[window].items():
         p, n, f, _ = tap.values.shape
-        q, k = (seen[name][letter].double().reshape(p, f, n, -1).transpose(1, 2) for letter in "qk")
+        q, k = (seen[name][letter][window].double().reshape(p, f, n, -1).transpose(1, 2) for letter in "qk")
         attention = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
         kept = torch.take_along_dim(attention, tap.indices.long().clone(), -1)
         total = total + (kept - tap.values.double().clone()).square().mean()
@@ -156,19 +156,20 @@ class ProbeEnergy:
 
 
 class ProbeGradient:
-    """The gradient of the energy by x, by autograd over the whole network."""
+    """The gradient of a window's energy by x, by autograd over the whole network."""
 
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"name": ("STRING", {"default": "gradient"}), **NOISED}}
+        window = ("INT", {"default": 0, "min": 0, "max": 1000})
+        return {"required": {"name": ("STRING", {"default": "gradient"}), "window": window, **NOISED}}
 
     @classmethod
     def IS_CHANGED(cls, **_):
         return float("nan")  # always runs: ComfyUI 0.8 leaves what a cached node reported out of its answer
 
-    def execute(self, name, model, motion_rep, conditioning, latent, sigma, noise_seed):
+    def execute(self, name, window, model, motion_rep, conditioning, latent, sigma, noise_seed):
         gradients = []
 
         def differentiate(denoise, x, base):
@@ -180,7 +181,7 @@ class ProbeGradient:
                 x = x.clone().requires_grad_()
                 with captured(model, list(motion_rep.taps)) as seen:
                     denoise(x)
-                gradients.extend(torch.autograd.grad(energy_of(seen, motion_rep), x))
+                gradients.extend(torch.autograd.grad(energy_of(seen, motion_rep, window), x))
 
         call_through_host(model, conditioning, latent, noise_seed, sigma, differentiate)
         return save_tensors(name, value=gradients[0])
@@ -378,7 +379,8 @@ class ProbeForeignRep:
         return {"required": {"motion_rep": ("MOTION_REP",), "other": (["architecture", "block", "heads"],)}}
 
     def execute(self, motion_rep, other):
-        taps = dict(motion_rep.taps)
+        ((window, kept),) = motion_rep.windows.items()
+        taps = dict(kept)
         if other == "architecture":
             provenance = dataclasses.replace(motion_rep.provenance, architecture="animatediff/SDXL")
             return (dataclasses.replace(motion_rep, provenance=provenance),)
@@ -387,7 +389,7 @@ class ProbeForeignRep:
         if other == "heads":
             halves = {n: (t.values[:, :4].clone(), t.indices[:, :4].clone()) for n, t in taps.items()}
             taps = {n: dataclasses.replace(taps[n], values=v, indices=i) for n, (v, i) in halves.items()}
-        return (dataclasses.replace(motion_rep, taps=taps),)
+        return (dataclasses.replace(motion_rep, windows={window: taps}),)
 
 
 class ProbeAgain:

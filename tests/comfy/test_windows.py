@@ -1,0 +1,57 @@
+"""Sliding context windows: each is guided by its own part of the motion, and gradients are fused as predictions are."""
+
+from __future__ import annotations
+
+import numpy as np
+from test_gradient import SIGMA, SIGMA_NEXT, relative_error
+
+from scenes import SCALE, Studio, only
+
+# The weights of AnimateDiff-Evolved's pyramid for windows of four frames, and the windows of six frames.
+PYRAMID = np.array([1.0, 2.0, 2.0, 1.0])
+WINDOWS = ([0, 1, 2, 3], [2, 3, 4, 5])
+
+
+def test_one_window_over_all_frames_is_no_window(studio: Studio) -> None:
+    scene = studio.scene()
+    model = scene.sliding(scene.frames, 1, use_on_equal_length=True)
+    whole = scene.ksampler(scene.guided(scene.extracted()))
+    window = scene.ksampler(scene.guided(scene.extracted(model=model), model=model))
+    crossed = scene.ksampler(scene.guided(scene.extracted(), model=model))
+    free, one, two, three = studio.latents(scene, free=scene.ksampler(scene.model), a=whole, b=window, c=crossed)
+    assert np.array_equal(one, two) and np.array_equal(one, three)
+    assert not np.array_equal(free, one)
+
+
+def test_overlapping_windows_fuse_gradients_as_they_fuse_predictions(studio: Studio) -> None:
+    scene = studio.scene(frames=6)
+    model = scene.sliding(4, 2, fuse_method="pyramid")
+    rep = scene.extracted(model=model)
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT)
+    plain = scene.custom(model, sigmas)
+    guided = scene.custom(scene.guided(rep, model=model, weight=2000.0), sigmas)
+    literal = [scene.gradient(f"gradient {i}", rep, SIGMA, model=model, window=i) for i in range(2)]
+    nodes = scene.save("plain", plain), scene.save("guided", guided), *literal
+    before, after, *gradients = studio.saved(studio.run(scene), *nodes)
+    total, weights = np.zeros_like(before), np.zeros((6, 1, 1, 1))
+    for window, gradient in zip(WINDOWS, gradients, strict=True):
+        apart = [frame for frame in range(6) if frame not in window]
+        assert not gradient[apart].any() and gradient[window].any(axis=(1, 2, 3)).all()
+        total[window] += PYRAMID[:, None, None, None] * gradient[window]
+        weights[window] += PYRAMID[:, None, None, None]
+    assert relative_error((after - before) * SCALE, -SIGMA_NEXT * 2000.0 * SIGMA * total / weights) < 1e-3
+
+
+def test_a_long_motion_is_saved_and_loaded(studio: Studio) -> None:
+    scene = studio.scene(frames=6)
+    model = scene.sliding(4, 2)
+    rep = scene.extracted(model=model)
+    save = scene.graph.add("MotionCloneSaveMotionRep", motion_rep=rep, filename_prefix="long", folder="output")
+    kept = scene.save("made", scene.ksampler(scene.guided(rep, model=model)))
+    result = studio.run(scene)
+    (made,) = studio.saved(result, kept)
+    scene = studio.scene(frames=6)
+    model = scene.sliding(4, 2)
+    loaded = scene.graph.add("MotionCloneLoadMotionRep", file=only(result, save, "text").split(":")[0])
+    (again,) = studio.latents(scene, again=scene.ksampler(scene.guided(loaded, model=model)))
+    assert np.array_equal(made, again)
