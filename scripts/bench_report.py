@@ -12,6 +12,7 @@ from floor import Floor
 
 PAGE = "PERFORMANCE.md"
 FULL = 512
+_WINDOW, _FLOAT16 = 16, 2
 _MIB, _GIB = 2**20, 2**30
 Row = Mapping[str, Any]
 
@@ -37,14 +38,17 @@ def write_page(store: Path, floors: Sequence[Floor]) -> None:
         if run["measured"]:
             parts += [_TIMES, times(run["measured"])]
         if run["counted"]:
-            parts += [_KEPT, kept(run["counted"])]
+            whole = [row for row in run["counted"] if (row["frames"], row["control"]) == (_WINDOW, False)]
+            largest = max(row["size"] for row in whole)
+            parts += [_KEPT, kept(run["counted"], 0.5 if run["cpu"] else 1.0), _LAYERS]
+            parts += [by_layer(row) for row in whole if row["size"] == largest]
     parts += [_FLOOR, table_of_floors(floors)]
     (store.parent / PAGE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def times(rows: Sequence[Row]) -> str:
     """One line for each size and mode: medians, and the range of the pairs."""
-    heads = ["size", "frames", "memory", "guided / unguided step", "guided step, s", "extraction / conditional pass"]
+    heads = ["clip", "memory", "guided / unguided step", "guided step, s", "extraction / conditional pass"]
     heads += ["peak guided, GiB", "peak unguided, GiB", "motion file, KiB"]
     lines = []
     for row in rows:
@@ -52,27 +56,51 @@ def times(rows: Sequence[Row]) -> str:
         passes = [extraction / conditional for extraction, conditional in row["passes"]]
         peaks = [f"{peak / _GIB:.2f}" if peak else "-" for peak in row["peak"]]
         lines.append([
-            f"{row['size']} x {row['size']}", str(row["frames"]), row["mode"], _spread(ratios),
+            _clip(row), row["mode"], _spread(ratios),
             f"{statistics.median(guided for guided, _ in row['seconds']):.2f}", _spread(passes),
             *peaks, f"{row['motion_file'] / 1024:.0f}",
         ])  # fmt: skip
     return _table(heads, lines)
 
 
-def kept(rows: Sequence[Row]) -> str:
-    """One line for each size and mode, and what a line through the sizes says of the full one."""
-    heads = ["size", "frames", "memory", "kept, MiB", "peak guided, MiB", "peak unguided, MiB"]
-    lines = []
-    for row in rows:
-        sizes = (f"{value / _MIB:.0f}" for value in (row["kept"], *row["peaks"]))
-        lines.append([f"{row['size']} x {row['size']}", str(row["frames"]), row["mode"], *sizes])
-    for mode in dict.fromkeys(row["mode"] for row in rows):
-        those = [row for row in rows if row["mode"] == mode]
-        if len({row["size"] for row in those}) > 1:
-            columns = [[row["kept"] for row in those], *([row["peaks"][i] for row in those] for i in (0, 1))]
-            full = (f"{at_full_size([row['size'] for row in those], column) / _MIB:.0f}" for column in columns)
-            lines.append([f"{FULL} x {FULL}, by a straight line", str(those[0]["frames"]), mode, *full])
+def kept(rows: Sequence[Row], half: float) -> str:
+    """One line for each case, and what a line through the sizes says of the full one.
+
+    Args:
+        rows: what was counted.
+        half: what part of it float16 takes.
+    """
+    heads = ["clip", "memory", "kept, MiB", "peak guided, MiB", "peak unguided, MiB", "guided, float16, weights, GiB"]
+
+    def line(clip: str, row: Row, sizes: Sequence[float]) -> list[str]:
+        whole = (half * sizes[1] + _FLOAT16 * row["weights"]) / _GIB
+        return [clip, row["mode"], *(f"{size / _MIB:.0f}" for size in sizes), f"{whole:.2f}"]
+
+    lines = [line(_clip(row), row, (row["kept"], *row["peaks"])) for row in rows]
+    for mode, control in dict.fromkeys((row["mode"], row["control"]) for row in rows):
+        those = [row for row in rows if (row["mode"], row["control"], row["frames"]) == (mode, control, _WINDOW)]
+        by_size = {row["size"]: row for row in those}
+        if len(by_size) > 1:
+            columns = [[row["kept"] for row in by_size.values()]]
+            columns += [[row["peaks"][i] for row in by_size.values()] for i in (0, 1)]
+            full = [at_full_size(list(by_size), column) for column in columns]
+            drawn = {**those[0], "size": FULL}
+            lines.append(line(f"{_clip(drawn)}, by a straight line", drawn, full))
     return _table(heads, lines)
+
+
+def by_layer(row: Row, most: int = 12) -> str:
+    """What is kept under each layer: the largest entries, and the rest in one."""
+    entries = sorted(row["by_layer"].items(), key=lambda entry: -entry[1])
+    lines = [[f"`{place or 'between layers'}`", f"{size / _MIB:.1f}"] for place, size in entries[:most]]
+    rest = sum(size for _, size in entries[most:])
+    return _table([f"{_clip(row)}, {row['mode']}", "kept, MiB"], [*lines, ["all others", f"{rest / _MIB:.1f}"]])
+
+
+def _clip(row: Row) -> str:
+    clip = f"{row['frames']} frames of {row['size']} x {row['size']}"
+    clip += f" in windows of {_WINDOW}" if row["frames"] > _WINDOW else ""
+    return clip + (", SparseCtrl" if row["control"] else "")
 
 
 def at_full_size(sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -109,7 +137,9 @@ _TIMES = """A guided step and the unguided one right after it, in one run: the m
 range. Both have a conditional and an unconditional pass. The extraction is one pass, ended at the last layer that is
 read."""
 _KEPT = """What lives when the backward pass starts, and at the peak of a step, beside the weights: counted operation by
-operation. On a CPU activations are float32, of which float16 takes half."""
+operation; in the last column the weights that a run needs at hand are added (text encoder and VAE are not among them),
+and all is float16. On a CPU activations are counted in float32, of which float16 takes half."""
+_LAYERS = """By the layer that made it (its class, and those of the two around it), at the largest size:"""
 _FLOOR = """## The floor
 
 Floating-point operations of 16 frames, counted on PyTorch's meta device. A gradient down to the latents needs the way

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Random weights of the real shapes: a Stable Diffusion 1.5 checkpoint and an AnimateDiff v3 motion module.
+"""Random weights of the real shapes: an SD 1.5 checkpoint, an AnimateDiff v3 motion module, a SparseCtrl of pictures.
 
 They load like the real files and compute finite numbers, which is all that a numerical check needs, and they
-have to be downloaded from nowhere. 2.9 GB in fp16, made once (under a minute) and kept in
+have to be downloaded from nowhere. 3.9 GB in fp16, made once (under a minute) and kept in
 ``MOTIONCLONE_MODELS``, else ``~/.cache/motionclone``. The shapes of the checkpoint come from ComfyUI's own
 classes, so the work is done by ComfyUI's interpreter; started with another one, this script hands over to it.
 
@@ -81,13 +81,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where the two files lie."""
+    """Where the files lie."""
 
     checkpoint: Path
     motion_module: Path
+    sparse_control: Path
 
     def exist(self) -> bool:
-        return self.checkpoint.is_file() and self.motion_module.is_file()
+        return all(file.is_file() for file in (self.checkpoint, self.motion_module, self.sparse_control))
 
 
 def model_files() -> ModelFiles:
@@ -97,6 +98,7 @@ def model_files() -> ModelFiles:
     return ModelFiles(
         checkpoint=folder / f"random_sd15_format{FORMAT}.safetensors",
         motion_module=folder / f"random_v3_sd15_mm_format{FORMAT}.safetensors",
+        sparse_control=folder / f"random_v3_sd15_sparsectrl_rgb_format{FORMAT}.safetensors",
     )
 
 
@@ -124,7 +126,7 @@ def motion_module_shapes() -> Shapes:
     return shapes
 
 
-def _site_shapes(site: str, c: int) -> Shapes:
+def _site_shapes(site: str, c: int, attentions: int = 2) -> Shapes:
     root = f"{site}.temporal_transformer"
     block = f"{root}.transformer_blocks.0"
     shapes: Shapes = {
@@ -135,7 +137,7 @@ def _site_shapes(site: str, c: int) -> Shapes:
         **_affine(f"{block}.ff_norm", c),
         **_affine(f"{root}.proj_out", c, c),
     }
-    for index in range(2):
+    for index in range(attentions):
         attention = f"{block}.attention_blocks.{index}"
         shapes |= {f"{attention}.to_{letter}.weight": (c, c) for letter in "qkv"}
         shapes |= _affine(f"{attention}.to_out.0", c, c)
@@ -148,12 +150,16 @@ def _affine(name: str, *weight: int) -> Shapes:
     return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
 
 
-def checkpoint_shapes(comfyui: Path) -> Shapes:
-    """Names and shapes of an SD 1.5 checkpoint, read off ComfyUI's own classes on the meta device."""
+def _make_comfy_importable(comfyui: Path) -> None:
     sys.path.insert(0, str(comfyui))
     from comfy.cli_args import args
 
     args.cpu = True  # without it ComfyUI asks for a GPU while it is imported
+
+
+def checkpoint_shapes(comfyui: Path) -> Shapes:
+    """Names and shapes of an SD 1.5 checkpoint, read off ComfyUI's own classes on the meta device."""
+    _make_comfy_importable(comfyui)
     import comfy.clip_model
     import comfy.ops
     import torch
@@ -171,6 +177,33 @@ def checkpoint_shapes(comfyui: Path) -> Shapes:
     named = {p + k: tuple(v.shape) for p, part in parts.items() for k, v in part.state_dict().items()}
     # SD 1.5 checkpoints have no text projection, and ComfyUI would not look for it under this name.
     return {k: s for k, s in named.items() if "text_projection" not in k}
+
+
+def sparse_control_shapes(comfyui: Path) -> Shapes:
+    """Names and shapes of the SparseCtrl of pictures: SD 1.5's encoder as diffusers names it, and motion modules.
+
+    The hint has the four channels of a latent and one that says which frames are given. A motion module has one
+    attention here.
+    """
+    _make_comfy_importable(comfyui)
+    import comfy.ops
+    import comfy.utils
+    import torch
+    from comfy.cldm.cldm import ControlNet
+
+    config = {key: value for key, value in UNET_CONFIG.items() if "out" not in key}
+    with torch.device("meta"):
+        encoder = ControlNet(**config, hint_channels=5, operations=comfy.ops.disable_weight_init).state_dict()
+    names = {ldm: diffusers for diffusers, ldm in comfy.utils.unet_to_diffusers(UNET_CONFIG).items()}
+    for part in ("weight", "bias"):
+        names |= {f"zero_convs.{i}.0.{part}": f"controlnet_down_blocks.{i}.{part}" for i in range(12)}
+        names[f"middle_block_out.0.{part}"] = f"controlnet_mid_block.{part}"
+    shapes = {names[key]: tuple(value.shape) for key, value in encoder.items() if "input_hint_block" not in key}
+    shapes |= _affine("controlnet_cond_embedding", MOTION_WIDTHS[0], 5, 3, 3)
+    for level, width in enumerate(MOTION_WIDTHS):
+        for site in range(2):
+            shapes |= _site_shapes(f"down_blocks.{level}.motion_modules.{site}", width, attentions=1)
+    return shapes
 
 
 def random_weights(shapes: Shapes) -> Iterator[tuple[str, torch.Tensor]]:
@@ -216,12 +249,14 @@ def write_safetensors(path: Path, shapes: Shapes) -> None:
 
 
 def make_models(comfyui: Path) -> None:
-    """Writes whichever of the two files is not in the cache. Runs under ComfyUI's interpreter."""
+    """Writes whichever of the files is not in the cache. Runs under ComfyUI's interpreter."""
     files = model_files()
     if not files.motion_module.is_file():
         write_safetensors(files.motion_module, motion_module_shapes())
     if not files.checkpoint.is_file():
         write_safetensors(files.checkpoint, checkpoint_shapes(comfyui))
+    if not files.sparse_control.is_file():
+        write_safetensors(files.sparse_control, sparse_control_shapes(comfyui))
 
 
 def main() -> int:
@@ -237,6 +272,7 @@ def main() -> int:
     files = ensure_models(found)
     print(f"checkpoint: {files.checkpoint}")
     print(f"motion module: {files.motion_module}")
+    print(f"SparseCtrl: {files.sparse_control}")
     return 0
 
 

@@ -51,8 +51,9 @@ class _Record:
     def run(self, name: str) -> Callable[..., Any]:
         def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
             self._steps = []
+            weights = _weights(executor.class_obj)
             result = executor(*args, **kwargs)
-            report = {"device": str(comfy.model_management.get_torch_device()), "steps": self._steps}
+            report = {"device": str(comfy.model_management.get_torch_device()), "weights": weights, "steps": self._steps}
             Path(folder_paths.get_output_directory(), f"{name}.json").write_text(json.dumps(report))
             return result
 
@@ -75,6 +76,15 @@ class _Record:
             row |= {"live_peak": live.peak, "kept": live.kept, "kept_by_layer": live.kept_by_layer}
         self._steps.append(row)
         return result
+
+
+def _weights(guider: Any) -> int:
+    """How many weights a run needs at hand: of the model, of what is injected into it, and of ControlNets."""
+    entries = [entry for cond in guider.conds.values() for entry in cond]
+    patchers = [guider.model_patcher, *(p for e in entries if "control" in e for p in e["control"].get_models())]
+    patchers += [inner for patcher in patchers for inner in patcher.get_nested_additional_models()]
+    networks = {id(patcher.model): patcher.model for patcher in patchers}
+    return sum(weight.numel() for network in networks.values() for weight in network.parameters())
 
 
 class _Live(LiveBytes):

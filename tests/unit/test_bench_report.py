@@ -12,13 +12,16 @@ MIB = 2**20
 
 def run(**changes):
     measured = {
-        "size": 256, "frames": 16, "mode": "speed", "seconds": [[3.0, 2.0], [9.0, 3.0], [5.0, 2.5]],
+        "size": 256, "frames": 16, "mode": "speed", "control": False, "seconds": [[3.0, 2.0], [9.0, 3.0], [5.0, 2.5]],
         "peak": [3 * 2**30, 0], "passes": [[1.0, 2.0], [3.0, 4.0], [1.2, 2.0]], "motion_file": 600 * 1024,
     }  # fmt: skip
     counted = [
-        {"size": side, "frames": 16, "mode": "speed", "kept": (5 + side**2 // 256) * MIB, "peaks": [40 * MIB, 10 * MIB]}
+        {
+            "size": side, "frames": 16, "mode": "speed", "control": False, "kept": (5 + side**2 // 256) * MIB,
+            "weights": 3 * 2**30 // 4, "peaks": [40 * MIB, 10 * MIB], "by_layer": {f"layer {i}": i * MIB for i in range(20)},
+        }
         for side in (64, 128)
-    ]
+    ]  # fmt: skip
     run = {"date": "a day", "machine": "a machine", "cpu": True, "comfyui": "1.2", "arguments": ["--cpu"]}
     return run | {"measured": [measured], "counted": counted} | changes
 
@@ -33,19 +36,36 @@ def page(tmp_path, *runs):
 
 
 def test_the_ratio_is_the_median_of_the_pairs_ratios(tmp_path):
-    line = "| 256 x 256 | 16 | speed | 2.000 (1.500 to 3.000) | 5.00 | 0.600 (0.500 to 0.750) | 3.00 | - | 600 |"
-    assert line in page(tmp_path, run())
+    text = page(tmp_path, run())
+    assert "| 16 frames of 256 x 256 | speed | 2.000 (1.500 to 3.000) | 5.00 |" in text
+    assert "| 5.00 | 0.600 (0.500 to 0.750) | 3.00 | - | 600 |" in text
 
 
 def test_what_is_kept_is_drawn_on_to_the_full_size_in_a_straight_line(tmp_path):
     assert at_full_size([128, 64], [5 + 64, 5 + 16]) == 5 + 512**2 / 256
     text = page(tmp_path, run())
-    assert "| 128 x 128 | 16 | speed | 69 | 40 | 10 |" in text
-    assert "| 512 x 512, by a straight line | 16 | speed | 1029 | 40 | 10 |" in text
+    assert "| 16 frames of 128 x 128 | speed | 69 | 40 | 10 | 1.52 |" in text
+    assert "| 16 frames of 512 x 512, by a straight line | speed | 1029 | 40 | 10 | 1.52 |" in text
 
 
 def test_one_size_is_drawn_on_to_nothing(tmp_path):
     assert "straight line |" not in page(tmp_path, run(counted=run()["counted"][:1]))
+
+
+def test_long_clips_and_sparse_control_are_told_apart_and_not_drawn_on(tmp_path):
+    one, two = run()["counted"]
+    rows = [one, two, {**one, "frames": 64}, {**one, "control": True}]
+    text = page(tmp_path, run(counted=rows))
+    assert "| 64 frames of 64 x 64 in windows of 16 | speed | 21 |" in text
+    assert "| 16 frames of 64 x 64, SparseCtrl | speed | 21 |" in text
+    assert text.count("by a straight line") == 1
+
+
+def test_the_layers_that_keep_most_are_named_and_the_rest_is_summed(tmp_path):
+    text = page(tmp_path, run())
+    assert "| 16 frames of 128 x 128, speed | kept, MiB |" in text
+    assert "| `layer 19` | 19.0 |" in text and "`layer 7`" not in text
+    assert "| all others | 28.0 |" in text
 
 
 def test_the_floor_of_a_guided_step_is_two_passes_and_the_way_back(tmp_path):
