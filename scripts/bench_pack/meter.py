@@ -51,9 +51,9 @@ class _Record:
     def run(self, name: str) -> Callable[..., Any]:
         def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
             self._steps = []
-            weights = _weights(executor.class_obj)
+            report: dict[str, Any] = {"weights": _weights(executor.class_obj)}
             result = executor(*args, **kwargs)
-            report = {"device": str(comfy.model_management.get_torch_device()), "weights": weights, "steps": self._steps}
+            report |= {"device": str(comfy.model_management.get_torch_device()), "steps": self._steps}
             Path(folder_paths.get_output_directory(), f"{name}.json").write_text(json.dumps(report))
             return result
 

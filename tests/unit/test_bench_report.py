@@ -18,7 +18,8 @@ def run(**changes):
     counted = [
         {
             "size": side, "frames": 16, "mode": "speed", "control": False, "kept": (5 + side**2 // 256) * MIB,
-            "weights": 3 * 2**30 // 4, "peaks": [40 * MIB, 10 * MIB], "by_layer": {f"layer {i}": i * MIB for i in range(20)},
+            "weights": 3 * 2**30 // 4, "peaks": [40 * MIB, 10 * MIB],
+            "by_layer": {f"layer {i}": i * MIB for i in range(20)},
         }
         for side in (64, 128)
     ]  # fmt: skip
