@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _KEY = "motionclone"
 _SIGMA_TOLERANCE = 1e-4
+_NO_NUMBERS = "the model gives values that are not numbers (a damaged file, or an overflow that --force-fp32 avoids)"
 
 
 class GuidanceError(ValueError):
@@ -239,7 +240,9 @@ def _predict_noise(
 
 def _corrected(run: _Run, step: _Step, denoised: Tensor, gradient: Tensor) -> Tensor:
     if not bool(torch.isfinite(gradient).all()):
-        log.warning("step %d goes unguided: its gradient is not finite (--force-fp32 avoids that)", step.index)
+        broken = not all(math.isfinite(energy) for energy in step.energies)
+        why = _NO_NUMBERS if broken else "its gradient is not finite (--force-fp32 avoids that)"
+        log.warning("step %d goes unguided: %s", step.index, why)
         run.skipped.add(step.index)
         return denoised
     run.guided.add(step.index)

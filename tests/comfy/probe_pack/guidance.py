@@ -236,6 +236,22 @@ class ProbeTrouble:
         return (model,)
 
 
+class ProbeDamage:
+    """A MODEL with a weight that is no number, as a damaged file has it."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def execute(self, model):
+        model = model.clone()
+        name = "diffusion_model.input_blocks.1.0.in_layers.2.bias"
+        model.add_patches({name: ("diff", (torch.full((320,), math.nan),))})
+        return (model,)
+
+
 class Control(comfy.controlnet.ControlBase):
     """Fixed random residuals on every skip connection and the middle: a ControlNet as the UNet sees it."""
 
@@ -376,7 +392,7 @@ class ProbeForeignRep:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"motion_rep": ("MOTION_REP",), "other": (["architecture", "block", "heads"],)}}
+        return {"required": {"motion_rep": ("MOTION_REP",), "other": (["architecture", "block", "heads", "dtype"],)}}
 
     def execute(self, motion_rep, other):
         ((window, kept),) = motion_rep.windows.items()
@@ -389,6 +405,9 @@ class ProbeForeignRep:
         if other == "heads":
             halves = {n: (t.values[:, :4].clone(), t.indices[:, :4].clone()) for n, t in taps.items()}
             taps = {n: dataclasses.replace(taps[n], values=v, indices=i) for n, (v, i) in halves.items()}
+        if other == "dtype":
+            wide = {n: (t.values.double(), t.indices.long()) for n, t in taps.items()}
+            taps = {n: dataclasses.replace(taps[n], values=v, indices=i) for n, (v, i) in wide.items()}
         return (dataclasses.replace(motion_rep, windows={window: taps}),)
 
 
@@ -406,6 +425,6 @@ class ProbeAgain:
 
 
 PROBES = (
-    ProbeEnergy, ProbeGradient, ProbeTrouble,
+    ProbeEnergy, ProbeGradient, ProbeTrouble, ProbeDamage,
     ProbeControl, ProbeState, ProbeRep, ProbeForeignRep, ProbeAgain,
 )  # fmt: skip
