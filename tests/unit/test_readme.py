@@ -58,6 +58,9 @@ def test_what_is_said_of_fidelity_was_measured():
     alone = max(mean_of(kinds[kind]["path error, px"]) for kind in ("straight", "curved", "turning"))
     said = f"is {fast:.1f} pixels of 64 away from its path in the mean over its frames, and {free:.1f} without guidance"
     assert said in TEXT
+    others = page.split("### References that nothing was chosen on", 1)[1].split("\n\n", 3)[3]
+    fresh = {name: mean_of(row["path error, px"]) for name, row in table_after(f"#{others}", "#").items()}
+    assert f"({fresh['fast']:.1f} and {fresh['no guidance']:.1f} over 64 other references" in TEXT
     assert f"A single thing that goes its way is followed to {alone:.1f} or less" in TEXT
     assert "Over 64 references with 3 noises each" in TEXT and cells["fast"]["clips"] == str(64 * 3)
     samplers = {name: mean_of(row["path error, px"]) for name, row in table_after(page, "## Sampler").items()}
