@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", default="*", help="shell pattern of cells, such as 'main/*'")
     parser.add_argument("--part", default="1/1", help="'1/2' and '2/2' share the cells; --report then writes the page")
     parser.add_argument("--cases", type=int, default=64)
-    parser.add_argument("--first", type=int, default=0, help="number of the first reference")
+    parser.add_argument("--first", type=int, default=0, help="first reference; above 0 no page is written")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--store", type=Path, default=STORE, help="the page is written beside this folder")
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     if not args.report:
         measure_all(model, chosen_cells(args.cells, args.part), args)
-    if args.report or args.part == "1/1":
+    if args.report or (args.part == "1/1" and not args.first):
         origins = {name: origin_of(setting, facts_of(args)) for name, setting in cells().items()}
         kinds = {case.index: case.kind for case in held_out_cases(args.cases, 0)}
         write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents, kinds)

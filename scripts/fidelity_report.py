@@ -250,7 +250,9 @@ _KINDS = """Guidance knows of a thing what its motion shows. Where a thing stays
 the motion, and the noise decides on it; of two things, too, one often stays. `fast`, by the reference's motion:"""
 _FRESH = """### References that nothing was chosen on
 
-The same over references {first} to {last}. Half of the {clips} guided clips stay within {median:.1f} pixels of the path
+The same over references {first} to {last}, measured by
+`scripts/fidelity.py --first {first} --cells "fast/[fn]*" --store docs/fidelity/fresh`. Half of the {clips}
+guided clips stay within {median:.1f} pixels of the path
 in the mean over their frames, {far:.0f} % are more than 5 away."""
 _TITLES = {
     "k": "Kept entries per row, k",

@@ -108,6 +108,15 @@ def test_rows_of_another_model_precision_or_setting_are_neither_mixed_nor_lost(t
     assert read_record(cell_path(tmp_path, "fast/fast")) == before
 
 
+def test_other_references_are_taken_by_number_and_make_no_page(tmp_path, pretended):
+    few = ["--first", "3", "--cases", "2", "--seeds", "1", "--cells", "fast/[fn]*"]
+    fidelity.main([*few, "--store", str(tmp_path / "few")])
+    assert pretended == [3, 4, 3, 4]
+    names = sorted(path.name for path in (tmp_path / "few").glob("*.jsonl"))
+    assert names == [cell_path(tmp_path, name).name for name in ("fast/fast", "fast/no guidance")]
+    assert not (tmp_path / "FIDELITY.md").exists()
+
+
 def test_runs_side_by_side_share_the_cells():
     parts = [set(fidelity.chosen_cells("*", f"{i}/3")) for i in (1, 2, 3)]
     assert set.union(*parts) == set(fidelity.chosen_cells("*", "1/1"))
@@ -360,7 +369,8 @@ def test_references_that_nothing_was_chosen_on_stand_apart(tmp_path):
         rows = [row(case, path_error=error * case) for case in (5, 6, 7)]
         write_record(cell_path(tmp_path / "cells" / "fresh", name), record(*rows, setting=SETTING))
     page = page_of(tmp_path)
-    assert "The same over references 5 to 7. Half of the 3 guided clips stay within 6.0 pixels" in page
+    assert "Half of the 3\nguided clips stay within 6.0 pixels" in page
+    assert "The same over references 5 to 7, measured by" in page and "--first 5 " in page
     assert "67 % are more than 5 away" in page
     assert "| path error, guided / unguided | at most 0.35 | 0.250 ± 0.000, met |\n" in page
 
