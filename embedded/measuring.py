@@ -43,7 +43,6 @@ HELD_OUT = 7
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "lcm": ("LCMScheduler", {"clip_sample": False}),
 }

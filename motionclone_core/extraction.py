@@ -115,7 +115,7 @@ class WindowReader:
         if not values.isfinite().all():
             raise ValueError(
                 f"the attention of {tap} holds values that are not numbers: the model overflows in its "
-                f"precision, run it in a wider one (--force-fp32)"
+                f"precision, run it in a wider one (--force-fp32 in ComfyUI)"
             )
         times = halvings(self._latent_size, q.shape[0])
         grid = (halved(self._latent_size[0], times), halved(self._latent_size[1], times))

@@ -58,6 +58,7 @@ def clone_motion(
 
     Raises:
         UnsupportedModelError: the pipeline has no motion modules.
+        ValueError: the reference is no clip of pictures as above, or its sides do not fit the autoencoder.
         RepresentationMismatchError: more frames than the motion modules take.
     """
     host, latents = DiffusersAnimateDiff(pipe.unet), encode(pipe, reference)
@@ -81,10 +82,28 @@ def clone_motion(
 
 @torch.no_grad()
 def encode(pipe: Any, pictures: NDArray[np.floating]) -> Tensor:
-    """Clean latents ``[1, c, f, h, w]`` of pictures ``[f, h, w, 3]``, 0 to 1, one at a time to save memory."""
+    """Clean latents ``[1, c, f, h, w]`` of pictures ``[f, h, w, 3]``, 0 to 1, one at a time to save memory.
+
+    Raises:
+        ValueError: they are no such pictures, or their sides do not fit the autoencoder.
+    """
+    _require_pictures(pictures, 2 ** (len(pipe.vae.config.block_out_channels) - 1))
     frames = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(pipe.device, pipe.vae.dtype)
     latents = torch.cat([pipe.vae.encode(2 * frame - 1).latent_dist.mode() for frame in frames.split(1)])
     return (latents * pipe.vae.config.scaling_factor).transpose(0, 1)[None]
+
+
+def _require_pictures(pictures: NDArray[np.floating], factor: int) -> None:
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or not np.issubdtype(pictures.dtype, np.floating):
+        raise ValueError(
+            f"pictures are floating-point numbers [f, h, w, 3], got {pictures.dtype} {list(pictures.shape)}"
+        )
+    low, high = float(pictures.min()), float(pictures.max())
+    if not 0.0 <= low <= high <= 1.0:
+        raise ValueError(f"pictures lie between 0 and 1, these between {low:g} and {high:g}")
+    height, width = pictures.shape[1:3]
+    if height % factor or width % factor:
+        raise ValueError(f"pictures of {width} x {height} do not fit the autoencoder: take multiples of {factor}")
 
 
 def extract(

@@ -49,6 +49,7 @@ Video = NDArray[np.uint8]
 OUTPUT = Path(__file__).parent.parent / "demo_output"
 PRESETS = {"camera": PUBLISHED, "fast": FAST}
 SIDE = 256
+CAPTION = "red circle slate plain"
 SHOWN = (0, 3, 6, 9, 12, 15)
 # Motion and seed of drawn references, and what to show instead.
 DRAWN = (
@@ -235,7 +236,7 @@ _VIDEO_NOTE = "blue: in the reference, points seen in every frame, if there are 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="reference video; drawn ones if this is left out")
-    parser.add_argument("--caption", default="red circle slate plain", help="what to show instead of --video's")
+    parser.add_argument("--caption", help=f"what to show instead of --video's; {CAPTION!r} if this is left out")
     parser.add_argument("--preset", choices=PRESETS, default="fast")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, from 0")
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -244,11 +245,19 @@ def main() -> int:
         parser.error(f"--seed {args.seed}: choose 0 or more")
     if args.output.exists() and not args.output.is_dir():
         parser.error(f"--output {args.output} is a file: give a folder")
+    if args.caption is not None and not args.video:
+        parser.error(f"--caption {args.caption!r} is for --video: drawn references have captions of their own")
     try:
-        clips = [video_clip(args.video, args.caption.split())] if args.video else drawn_clips()
+        words = (CAPTION if args.caption is None else args.caption).split()
+        clips = [video_clip(args.video, words)] if args.video else drawn_clips()
         model = load_model()
     except (FileNotFoundError, VideoError, ModelFileError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 1
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"the folder {args.output} cannot be made ({error}): give another with --output", file=sys.stderr)
         return 1
     began = time.perf_counter()
     results = clone(model, clips, PRESETS[args.preset], args.seed)

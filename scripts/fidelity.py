@@ -144,13 +144,14 @@ def measure_all(model: EmbeddedModel, chosen: Mapping[str, Setting | None], args
     facts = facts_of(args)
     # The network alone: energy, gradient and sampler stay in float32.
     model.unet.to(getattr(torch, args.precision))
-    starts = [(first, seed) for first in range(0, args.cases, BATCH) for seed in range(args.seeds)]
+    end = args.first + args.cases
+    starts = [(first, seed) for first in range(args.first, end, BATCH) for seed in range(args.seeds)]
     with tqdm(total=len(starts) * len(chosen)) as bar:
         for first, seed in starts:
             for name, setting in chosen.items():
                 bar.set_description(f"seed {seed}, {name}")
                 clip = {} if setting is None else {"size": setting.size, "frames": setting.frames}
-                cases = held_out_cases(min(args.cases, first + BATCH), seed, **clip)[first:]
+                cases = held_out_cases(min(end, first + BATCH), seed, **clip)[first:]
                 measure(model, name, setting, cases, args.store, facts)
                 bar.update()
 
@@ -198,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", default="*", help="shell pattern of cells, such as 'main/*'")
     parser.add_argument("--part", default="1/1", help="'1/2' and '2/2' share the cells; --report then writes the page")
     parser.add_argument("--cases", type=int, default=64)
+    parser.add_argument("--first", type=int, default=0, help="first reference; above 0 no page is written")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--store", type=Path, default=STORE, help="the page is written beside this folder")
@@ -206,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if min(args.cases, args.seeds) < 1:
         parser.error(f"--cases {args.cases} and --seeds {args.seeds}: choose 1 or more of both")
+    if args.first < 0:
+        parser.error(f"--first {args.first}: references are counted from 0")
     args.store.mkdir(parents=True, exist_ok=True)
     try:
         latents, model = card_of(args.model)["latents"], load_model(args.model)
@@ -213,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     if not args.report:
         measure_all(model, chosen_cells(args.cells, args.part), args)
-    if args.report or args.part == "1/1":
+    if args.report or (args.part == "1/1" and not args.first):
         origins = {name: origin_of(setting, facts_of(args)) for name, setting in cells().items()}
         kinds = {case.index: case.kind for case in held_out_cases(args.cases, 0)}
         write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents, kinds)

@@ -11,7 +11,7 @@ import numpy as np
 
 from fidelity_store import Record, cell_path, read_record
 
-MET, NOT_MET = "met", "**not met**"
+MET, NOT_MET, _NEAR = "met", "**not met**", "by less than two standard errors"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ COSINE = Column("velocity_cosine", "velocity cosine", 1, 3)
 SHAPE = Column("shape", "shape, %", 100, 1)
 COLOUR = Column("colour", "colour, %", 100, 1)
 CONSISTENCY = Column("consistency", "temporal consistency", 1, 4)
+FIDELITY = Column("fidelity", "motion fidelity", 1, 3)
+FRECHET = Column("frechet", "Fréchet, % of diagonal", 100, 2)
 COLUMNS = (
     PATH,
     COSINE,
@@ -43,8 +45,8 @@ COLUMNS = (
     SHAPE,
     COLOUR,
     Column("ground", "ground, %", 100, 1),
-    Column("fidelity", "motion fidelity", 1, 3),
-    Column("frechet", "Fréchet, % of diagonal", 100, 2),
+    FIDELITY,
+    FRECHET,
     Column("magnitude", "magnitude, % per frame", 100, 2),
     CONSISTENCY,
     Column("push", "push", 1, 4),
@@ -96,19 +98,20 @@ class Cell:
     def mean(self, key: str) -> float:
         return _mean(self.values(key))
 
-    def by_seed(self, key: str) -> list[float]:
-        """The mean over the clips of each seed."""
-        seeds = np.array([row["seed"] for row in self.rows])
-        return [_mean(self.values(key)[seeds == seed]) for seed in np.unique(seeds)]
+    def by_case(self, key: str) -> np.ndarray:
+        """The mean over the seeds of each reference; references without a meaning are left out."""
+        found: dict[int, list[float]] = {}
+        for row in self.rows:
+            found.setdefault(row["case"], []).append(row[key])
+        return np.array([known.mean() for known in map(_known, found.values()) if len(known)])
 
-    def spread(self, key: str) -> float:
-        """Standard deviation of the seeds' means; nan with fewer than two."""
-        means = self.by_seed(key)
-        return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+    def error(self, key: str) -> float:
+        """Standard error of the mean over references, each the mean of its seeds; nan with fewer than two."""
+        return _error(self.by_case(key))
 
     def entry(self, column: Column) -> str:
         """One cell of a table."""
-        return column.written(column.factor * self.mean(column.key), column.factor * self.spread(column.key))
+        return column.written(column.factor * self.mean(column.key), column.factor * self.error(column.key))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -133,8 +136,8 @@ def read_cells(store: Path, shown: Mapping[str, str], origins: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A difference of two cells over the same clips, in a column's unit, and its standard error."""
+class Estimate:
+    """A number over references, in a column's unit, and its standard error."""
 
     mean: float
     error: float
@@ -151,21 +154,36 @@ class Gain:
         return self.text, self._met(bound - abs(self.mean))
 
     def _met(self, margin: float) -> str:
+        near = abs(margin) < 2 * self.error
         if margin >= 0:
-            return MET
-        return NOT_MET if not margin > -2 * self.error else "missed by less than two standard errors"
+            return f"{MET}, {_NEAR}" if near else MET
+        return f"missed {_NEAR}" if near else NOT_MET
 
 
-def gain(a: Cell, b: Cell, column: Column) -> Gain:
-    """``a`` less ``b``; the error is that of the references, each the mean of its seeds."""
+def gain(a: Cell, b: Cell, column: Column) -> Estimate:
+    """``a`` less ``b``, clip by clip."""
     pairs = {(row["case"], row["seed"]): row[column.key] for row in b.rows}
-    by_case: dict[int, list[float]] = {}
-    for row in a.rows:
-        by_case.setdefault(row["case"], []).append(row[column.key] - pairs[row["case"], row["seed"]])
-    values = np.array([np.mean(known) for known in map(_known, by_case.values()) if len(known)])
-    error = column.factor * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    mean = column.factor * float(values.mean()) if len(values) else np.nan
-    return Gain(mean, float(error), column.written(mean, error, sign="+"))
+    less = [{**row, column.key: row[column.key] - pairs[row["case"], row["seed"]]} for row in a.rows]
+    return level(replace(a, record=replace(a.record, rows=tuple(less))), column, sign="+")
+
+
+def level(cell: Cell, column: Column, sign: str = "") -> Estimate:
+    """The mean over references, each the mean of its seeds."""
+    values = column.factor * cell.by_case(column.key)
+    mean, error = _mean(values), _error(values)
+    return Estimate(mean, error, column.written(mean, error, sign))
+
+
+def ratio(a: Cell, b: Cell, column: Column) -> Estimate:
+    """The mean of ``a`` over that of ``b``, which have the same references; the error to first order."""
+    above, below = a.by_case(column.key), b.by_case(column.key)
+    mean = above.mean() / below.mean()
+    error = _error((above - mean * below) / below.mean())
+    return Estimate(float(mean), error, replace(column, digits=3).written(mean, error))
+
+
+def _error(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def _known(values: Iterable[float]) -> np.ndarray:

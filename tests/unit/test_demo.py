@@ -98,6 +98,34 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_made(monkeypatch
     assert (tmp_path / "made").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_sampled(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(demo, "clone", None)
+    assert run(monkeypatch, "--output", tmp_path / "file" / "made") == 1
+    assert "made cannot be made" in capsys.readouterr().err
+
+
+def test_a_caption_is_for_a_video(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--caption", "red circle slate plain", "--output", tmp_path / "made")
+    assert "is for --video" in capsys.readouterr().err
+
+
+def test_unguided_and_guided_are_named_as_they_are(monkeypatch):
+    clip = demo.drawn_clips()[0]
+    shown = demo.Shown(clip, None, unguided=clip.target.render(), guided=clip.video)
+    monkeypatch.setattr(demo, "guided_intensity", lambda _: np.zeros((FRAMES, 4, 4), np.float32))
+    lines = demo.table([shown]).splitlines()[1:]
+    # What the target shows obeys the caption, what the reference shows does not.
+    assert ["3/3" in line for line in lines] == [True, False]
+    assert ["unguided" in line for line in lines] == [True, False]
+    views = {panel.label: panel for panel in demo.panels(shown)}
+    plain = {name: enlarged(getattr(shown, name), demo.SIDE) for name in ("unguided", "guided")}
+    for name, other in (("unguided", "guided"), ("guided", "unguided")):
+        far = np.abs(views[name].video.astype(int) - plain[other]).mean()
+        assert np.abs(views[name].video.astype(int) - plain[name]).mean() < far / 4
+
+
 def draw_cut(path):
     """A disc in one corner, and from the middle on in the other: no point is in sight all the time."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 8, (96, 80))

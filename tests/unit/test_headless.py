@@ -128,6 +128,22 @@ def test_latents_are_the_scaled_ones_of_each_frame(pipe):
         torch.testing.assert_close(latents[:, :, i], latent)
 
 
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (np.zeros((2, SIZE, SIZE, 3), np.uint8), r"got uint8 \[2, 16, 16, 3\]"),
+        (np.zeros((2, SIZE, SIZE, 1), np.float32), r"got float32 \[2, 16, 16, 1\]"),
+        (np.zeros((2, SIZE, SIZE), np.float32), r"got float32 \[2, 16, 16\]"),
+        (np.full((2, SIZE, SIZE, 3), 255.0), "these between 255 and 255"),
+        (np.full((2, SIZE, SIZE, 3), np.nan), "these between nan and nan"),
+        (np.zeros((2, SIZE + 1, SIZE, 3)), "16 x 17 do not fit the autoencoder: take multiples of 2"),
+    ],
+)
+def test_what_is_no_clip_of_pictures_is_refused(pipe, pictures, message):
+    with pytest.raises(ValueError, match=message):
+        headless.clone_motion(pipe, pictures, "a red circle", preset=SHORT)
+
+
 def test_the_readme_says_the_same():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert f"```python\n{documented_code().strip()}\n```" in readme

@@ -56,6 +56,13 @@ def test_what_is_said_of_fidelity_was_measured():
     fast, free = (mean_of(cells[name]["path error, px"]) for name in ("fast", "no guidance"))
     kinds = table_after(page, "Guidance knows of a thing")
     alone = max(mean_of(kinds[kind]["path error, px"]) for kind in ("straight", "curved", "turning"))
-    assert f"ends {fast:.1f} pixels of 64 away from its path in the mean, and {free:.1f} without guidance" in TEXT
-    assert f"A single thing that goes its way is followed to within {alone:.1f}" in TEXT
-    assert f"over {cells['fast']['clips']} clips" in TEXT
+    said = f"is {fast:.1f} pixels of 64 away from its path in the mean over its frames, and {free:.1f} without guidance"
+    assert said in TEXT
+    others = page.split("### References that nothing was chosen on", 1)[1].split("\n\n", 3)[3]
+    fresh = {name: mean_of(row["path error, px"]) for name, row in table_after(f"#{others}", "#").items()}
+    assert f"({fresh['fast']:.1f} and {fresh['no guidance']:.1f} over 64 other references" in TEXT
+    assert f"A single thing that goes its way is followed to {alone:.1f} or less" in TEXT
+    assert "Over 64 references with 3 noises each" in TEXT and cells["fast"]["clips"] == str(64 * 3)
+    samplers = {name: mean_of(row["path error, px"]) for name, row in table_after(page, "## Sampler").items()}
+    assert samplers["lcm"] > 1.5 * fast
+    assert max(samplers["dpmpp_2m"], samplers["ddpm"]) < 1.1 * fast
