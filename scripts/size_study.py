@@ -14,8 +14,10 @@ from pathlib import Path
 
 from embedded.measuring import FAST, Setting
 from embedded.model import MODEL_FILE, load_model
+from fidelity import STORE as FIDELITY_STORE
+from fidelity import cells as fidelity_cells
 from fidelity import facts_of, measure_all, origin_of
-from fidelity_cells import CONSISTENCY, COSINE, PATH, SHAPE, Cell, read_cells
+from fidelity_cells import CONSISTENCY, COSINE, PATH, SHAPE, Cell, ratio, read_cells
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "sizes"
@@ -53,7 +55,7 @@ def rules_table(found: Mapping[str, Cell], what: str, values: Sequence[int]) -> 
         if free and fast and published:
             entries = [str(value), free.entry(PATH)]
             for cell in (fast, published):
-                entries += [cell.entry(PATH), f"{cell.mean(PATH.key) / free.mean(PATH.key):.2f}"]
+                entries += [cell.entry(PATH), ratio(cell, free, PATH).text]
             lines.append("| " + " | ".join([*entries, str(len(fast.rows))]) + " |")
     return "\n".join(lines)
 
@@ -71,10 +73,22 @@ def shares_table(found: Mapping[str, Cell]) -> str:
     return "\n".join(lines)
 
 
+def known_elsewhere() -> dict[str, str]:
+    """The cells that docs/FIDELITY.md shows as well, and their names there: theirs are the rows."""
+    others = fidelity_cells()
+    same = {name: [other for other, s in others.items() if s == setting] for name, setting in cells().items()}
+    return {name: found[0] for name, found in same.items() if found}
+
+
 def write_page(args: argparse.Namespace) -> None:
     """docs/SIZES.md from what is measured as it would be today."""
-    shown, facts = sources(cells()), facts_of(args)
-    found = read_cells(args.store, shown, {name: origin_of(s, facts) for name, s in cells().items()})
+    facts, elsewhere = facts_of(args), known_elsewhere()
+    origins = {name: origin_of(s, facts) for name, s in cells().items()}
+    shown = {name: source for name, source in sources(cells()).items() if name not in elsewhere}
+    found = read_cells(args.store, shown, origins)
+    there = {other: origins[name] for name, other in elsewhere.items()}
+    known = read_cells(FIDELITY_STORE, {other: other for other in there}, there)
+    found |= {name: known[other].only(range(args.cases)) for name, other in elsewhere.items() if other in known}
     runs = sorted({run for cell in found.values() for run in cell.record.runs})
     parts = [
         _HEAD.format(weight=PUBLISHED_WEIGHT),
@@ -100,15 +114,15 @@ do (docs/PERFORMANCE.md has the cost of a gradient)."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cases", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--report", action="store_true", help="only write the page")
     args = parser.parse_args(arguments)
-    args.store, args.model = STORE, MODEL_FILE
+    args.store, args.model, args.first = STORE, MODEL_FILE, 0
     STORE.mkdir(parents=True, exist_ok=True)
     if not args.report:
-        names = dict.fromkeys(sources(cells()).values())
+        names = dict.fromkeys(source for name, source in sources(cells()).items() if name not in known_elsewhere())
         measure_all(load_model(), {name: cells()[name] for name in names}, args)
     write_page(args)
 

@@ -229,7 +229,7 @@ def test_each_clip_of_a_batch_follows_its_own_motion(model):
 def test_guides_that_differ_in_more_than_the_motion_are_refused(model):
     cases = held_out_cases(2, 0)
     one, two = (MotionGuidance(motion) for motion in representations(model, cases, FAST))
-    with pytest.raises(ValueError, match="2 guides: give one or more, of the same weight"):
+    with pytest.raises(ValueError, match="2 guides: give one or more, which differ in nothing but the motion"):
         EachGuidance([one, replace(two, weight=1.0)])
     with pytest.raises(ValueError, match="0 guides"):
         EachGuidance([])
