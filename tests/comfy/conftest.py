@@ -11,7 +11,7 @@ import pytest
 from comfy_server import ComfyServer
 from find_comfyui import ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
 from random_models import ModelFiles, ensure_models
-from scenes import LORA, Studio, write_lora
+from scenes import Studio, write_loras
 
 HERE = Path(__file__).parent
 PROBE_PACK = HERE / "probe_pack"
@@ -48,11 +48,10 @@ def server(
     comfyui: ComfyUI, models: ModelFiles, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
     """The server that all tests share. A test that needs other arguments starts its own."""
-    lora = write_lora(tmp_path_factory.mktemp("loras") / LORA)
     linked = {
         "checkpoints": [models.checkpoint],
         "animatediff_models": [models.motion_module],
-        "loras": [lora],
+        **write_loras(tmp_path_factory.mktemp("loras")),
     }
     # Classic caching keeps what the last prompt used, so that the next one does not load the models again.
     arguments = ["--cache-classic", "--preview-method", "latent2rgb"]

@@ -33,7 +33,7 @@ GUIDANCE = {
     "update_rule": "published",
 }  # fmt: skip
 EXTRACTION = {"t_alpha": 400, "k": 1, "blocks": "up_blocks.1", "seed": 3}
-LORA = "probe_lora.safetensors"
+LORA, MOTION_LORA = "probe_lora.safetensors", "probe_motion_lora.safetensors"
 
 Array = np.ndarray
 
@@ -53,8 +53,8 @@ class Scene:
     def __post_init__(self) -> None:
         add = self.graph.add
         self.checkpoint = add("CheckpointLoaderSimple", ckpt_name=self.models.checkpoint.name)
-        module = add("ADE_LoadAnimateDiffModel", model_name=self.models.motion_module.name)
-        self.motion = add("ADE_ApplyAnimateDiffModelSimple", motion_model=module)
+        self.module = add("ADE_LoadAnimateDiffModel", model_name=self.models.motion_module.name)
+        self.motion = add("ADE_ApplyAnimateDiffModelSimple", motion_model=self.module)
         self.model = self.animated(self.checkpoint)
         self.positive, self.negative = self.text("a boat on the sea"), self.text("")
         size = {"width": self.width, "height": self.height}
@@ -193,8 +193,31 @@ def sigma_of(timestep: int) -> float:
     return ((1.0 - remaining) / remaining) ** 0.5
 
 
-def write_lora(path: Path) -> Path:
-    """A LoRA of random weights on the UNet's and the text encoder's attention, in kohya's names."""
+def write_loras(folder: Path) -> dict[str, list[Path]]:
+    """A LoRA and a motion LoRA of random weights, by ComfyUI's names of their folders."""
+    return {
+        "loras": [_write_lora(folder / LORA)],
+        "animatediff_motion_lora": [_write_motion_lora(folder / MOTION_LORA)],
+    }
+
+
+def _write_motion_lora(path: Path) -> Path:
+    """On the guided layers of the motion module, in AnimateDiff's names."""
+    start = "up_blocks.1.motion_modules.{}.temporal_transformer.transformer_blocks.0.attention_blocks.{}.processor"
+    generator = torch.Generator().manual_seed(21)
+    tensors = {}
+    for module in range(3):
+        for layer in range(2):
+            for name in ("to_q", "to_k", "to_v", "to_out"):
+                for part, shape in (("down", (4, 1280)), ("up", (1280, 4))):
+                    weights = torch.randn(shape, generator=generator) * 0.1
+                    tensors[f"{start.format(module, layer)}.{name}_lora.{part}.weight"] = weights
+    safetensors.torch.save_file(tensors, path)
+    return path
+
+
+def _write_lora(path: Path) -> Path:
+    """On the UNet's and the text encoder's attention, in kohya's names."""
     pairs: Mapping[str, tuple[int, int]] = {
         "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (320, 320),
         "lora_unet_down_blocks_1_attentions_1_transformer_blocks_0_attn2_to_k": (640, 768),

@@ -1,21 +1,25 @@
-"""Every way in which ComfyUI keeps weights and computes attention: a guided step moves by the literal gradient.
+"""Every way in which ComfyUI keeps weights and computes: a guided step moves by the literal gradient.
 
-One server for each way, which takes a minute: these tests are run by `make test-ways`.
+Servers of their own, which take a minute each: these tests are run by `make test-ways`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import PROBE_PACK
+from test_cost import assert_alike
 from test_gradient import SIGMA, SIGMA_NEXT, relative_error
 
-from comfy_server import ComfyServer
+from comfy_server import ComfyServer, Node
 from find_comfyui import ComfyUI
 from random_models import ModelFiles
-from scenes import SCALE, Studio
+from scenes import LORA, MOTION_LORA, SCALE, Scene, Studio, write_loras
 
 pytestmark = pytest.mark.ways
 # Half-precision attention is too slow on a CPU to be one of them.
@@ -28,15 +32,34 @@ WAYS = {
     "sub-quadratic attention": ["--use-quad-cross-attention"],
     "PyTorch's attention": ["--use-pytorch-cross-attention"],
 }
+WEIGHT = 2000.0
+
+
+@contextmanager
+def started(comfyui: ComfyUI, models: ModelFiles, *arguments: str, loras: Path | None = None) -> Iterator[Studio]:
+    """A studio on a server of its own."""
+    linked = {"checkpoints": [models.checkpoint], "animatediff_models": [models.motion_module]}
+    linked |= write_loras(loras) if loras else {}
+    extra = ["--cache-classic", *arguments]
+    with ComfyServer(comfyui, models=linked, packs=[PROBE_PACK], extra_args=extra) as server:
+        yield Studio(server, models)
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def way(request: pytest.FixtureRequest, comfyui: ComfyUI, models: ModelFiles) -> Iterator[Studio]:
-    """A studio on a server that was started in one of the ways."""
-    linked = {"checkpoints": [models.checkpoint], "animatediff_models": [models.motion_module]}
-    arguments = ["--cache-classic", *WAYS[request.param]]
-    with ComfyServer(comfyui, models=linked, packs=[PROBE_PACK], extra_args=arguments) as server:
-        yield Studio(server, models)
+    with started(comfyui, models, *WAYS[request.param]) as studio:
+        yield studio
+
+
+@pytest.fixture(scope="module")
+def usual(comfyui: ComfyUI, models: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    with started(comfyui, models, loras=tmp_path_factory.mktemp("loras")) as studio:
+        yield studio
+
+
+def literal_push(gradient: np.ndarray) -> np.ndarray:
+    """What one guided step from SIGMA to SIGMA_NEXT adds, of a gradient by x."""
+    return -SIGMA_NEXT * WEIGHT * SIGMA * gradient
 
 
 def test_a_guided_step_moves_by_the_literal_gradient(way: Studio) -> None:
@@ -44,12 +67,73 @@ def test_a_guided_step_moves_by_the_literal_gradient(way: Studio) -> None:
     rep, sigmas = scene.extracted(), scene.falling(SIGMA, SIGMA_NEXT)
     plain = scene.custom(scene.model, sigmas)
     guided = {
-        memory: scene.custom(scene.guided(rep, weight=2000.0, memory=memory), sigmas)
-        for memory in ("speed", "memory")
+        memory: scene.custom(scene.guided(rep, weight=WEIGHT, memory=memory), sigmas) for memory in ("speed", "memory")
     }
     literal = scene.gradient("gradient", rep, SIGMA)
     saves = [scene.save(name, node) for name, node in {"plain": plain, **guided}.items()]
     before, speed, memory, gradient = way.saved(way.run(scene), *saves, literal)
     assert np.array_equal(speed, memory)
-    wanted = -SIGMA_NEXT * 2000.0 * SIGMA * gradient
-    assert relative_error((speed - before) * SCALE, wanted) < 1e-3
+    assert relative_error((speed - before) * SCALE, literal_push(gradient)) < 1e-3
+
+
+def with_loras(scene: Scene) -> Node:
+    """The model under a LoRA and a motion LoRA."""
+    strength = {"strength_model": 1.0, "lora_name": LORA}
+    network = scene.graph.add("LoraLoaderModelOnly", model=scene.checkpoint, **strength)
+    lora = scene.graph.add("ADE_AnimateDiffLoRALoader", name=MOTION_LORA, strength=1.0)
+    motion = scene.graph.add("ADE_ApplyAnimateDiffModelSimple", motion_model=scene.module, motion_lora=lora)
+    return scene.animated(network, m_models=motion)
+
+
+def test_loras_guide_alike_whether_they_are_merged_or_added_as_weights_are_used(usual: Studio) -> None:
+    scene = usual.scene()
+    merged, sigmas = with_loras(scene), scene.falling(SIGMA, SIGMA_NEXT)
+    rep = scene.extracted(model=merged)
+    apart = scene.graph.add("MotionCloneProbeOffload", model=merged)
+    runs = {"plain": scene.custom(merged, sigmas)}
+    for name, model in (("merged", merged), ("apart", apart)):
+        for memory in ("speed", "memory"):
+            guided = scene.guided(rep, model=model, weight=WEIGHT, memory=memory)
+            runs[f"{name}_{memory}"] = scene.custom(guided, sigmas)
+    literal = scene.gradient("gradient", rep, SIGMA, model=merged)
+    saves = [scene.save(name, node) for name, node in runs.items()]
+    result = usual.run(scene)
+    plain, *guided, gradient = usual.saved(result, *saves, literal)
+    kept_apart = {int(count) for count in re.findall(r"probe keeps LoRAs of (\d+) layers apart", result.log)}
+    assert kept_apart == {3 + 3 * 2 * 4}
+    for latent in guided:
+        assert relative_error((latent - plain) * SCALE, literal_push(gradient)) < 1e-3
+
+
+def test_a_compiled_model_is_guided_as_it_was_written(usual: Studio) -> None:
+    scene = usual.scene()
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT, 1.0)
+    compiled = scene.graph.add("MotionCloneProbeCompile", model=scene.model)
+    rep = scene.extracted(model=compiled)
+    runs = {"as_written": scene.guided(scene.extracted(), weight=WEIGHT)}
+    runs |= {m: scene.guided(rep, model=compiled, weight=WEIGHT, memory=m) for m in ("speed", "memory")}
+    saves = [scene.save(name, scene.custom(model, sigmas)) for name, model in runs.items()]
+    result = usual.run(scene)
+    as_written, speed, memory = usual.saved(result, *saves)
+    assert "probe compiled" in result.log
+    assert relative_error(speed, as_written) < 1e-5 and np.array_equal(speed, memory)
+
+
+@pytest.mark.parametrize("name", ["control", "lora", "free_u", "hyper_tile"])
+def test_saving_memory_changes_nothing_beside_other_nodes(usual: Studio, name: str) -> None:
+    assert_alike(usual, name, width=64 if name == "lora" else 128)
+
+
+def test_half_precision_guides_as_float32_does(comfyui: ComfyUI, models: ModelFiles) -> None:
+    latents = []
+    for precision in ("--force-fp32", "--force-fp16"):
+        with started(comfyui, models, precision) as studio:
+            scene = studio.scene(frames=8)
+            sigmas = scene.falling(14.0, 9.0, 6.0, 4.0)
+            guided = scene.guided(scene.extracted(), weight=WEIGHT, guided_steps=2)
+            runs = {name: scene.custom(model, sigmas) for name, model in (("free", scene.model), ("guided", guided))}
+            latents.append(studio.latents(scene, **runs))
+    (free, guided), (half_free, half_guided) = latents
+    assert relative_error(half_guided, guided) < 0.02
+    assert relative_error(half_guided - half_free, guided - free) < 0.05
+    assert relative_error(guided, free) > 0.1

@@ -1,4 +1,4 @@
-"""A probe of what guided steps keep: machines with little memory, and layers that run again."""
+"""Probes of how weights are kept and what guided steps keep: little memory, layers that run again or are compiled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from .files import CATEGORY
 
@@ -86,4 +87,53 @@ def short_memory():
         comfy.model_management.get_free_memory = honest
 
 
-PROBES = (ProbeMemory,)
+class ProbeOffload:
+    """A MODEL whose weights stay where they are stored, as where a card is too small: LoRAs are added when they run."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def execute(self, model):
+        model = model.clone()
+
+        def run(executor, *args, **kwargs):
+            patchers = [executor.class_obj.model_patcher, *model.get_additional_models_with_key("ADE")]
+            for patcher in patchers:
+                patcher.unpatch_model()
+                patcher.load(patcher.load_device, lowvram_model_memory=1)
+            added = sum(bool(getattr(m, "weight_function", None)) for p in patchers for m in p.model.modules())
+            logging.info("probe keeps LoRAs of %d layers apart", added)
+            try:
+                return executor(*args, **kwargs)
+            finally:
+                for patcher in patchers:
+                    patcher.unpatch_model()
+
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run)
+        return (model,)
+
+
+class ProbeCompile:
+    """A MODEL compiled as ComfyUI compiles one, by a back end that needs no compiler. Logs how much it compiled."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def execute(self, model):
+        model = model.clone()
+        set_torch_compile_wrapper(model, backend=_counted)
+        return (model,)
+
+
+def _counted(graph, _):
+    logging.info("probe compiled %d operations", len(graph.graph.nodes))
+    return graph.forward
+
+
+PROBES = (ProbeMemory, ProbeOffload, ProbeCompile)
