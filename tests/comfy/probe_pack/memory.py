@@ -100,7 +100,11 @@ class ProbeOffload:
         model = model.clone()
 
         def run(executor, *args, **kwargs):
-            patchers = [executor.class_obj.model_patcher, *model.get_additional_models_with_key("ADE")]
+            own = executor.class_obj.model_patcher
+            networks = [p.model for p in (own, *own.get_additional_models_with_key("ADE"))]
+            # Of clones that share a network, the one that was loaded knows what is injected.
+            loaded = [kept.model for kept in comfy.model_management.current_loaded_models]
+            patchers = [patcher for patcher in loaded if any(patcher.model is network for network in networks)]
             for patcher in patchers:
                 patcher.unpatch_model()
                 patcher.load(patcher.load_device, lowvram_model_memory=1)
