@@ -25,6 +25,7 @@ from comfy_server import ComfyServer, Graph, Node, ServerError
 from demo_comfyui import Models, choose_models, has_accelerator
 from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
 from floor import floors
+from motionclone_core.paths import write_whole
 from random_models import ensure_models
 
 STORE = PACK / "docs" / "performance"
@@ -192,13 +193,16 @@ def counted(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
-def run(found: ComfyUI, args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was asked for."""
+def run(found: ComfyUI, args: argparse.Namespace) -> None:
+    """Measure everything that was asked for; what is done is kept if the rest is cut off."""
     models, sparse_control = choose_models(found), ensure_models(found).sparse_control
     linked = {"checkpoints": [models.checkpoint], "animatediff_models": [models.motion_module]}
     linked["controlnet"] = [sparse_control]
     cpu = args.cpu or not has_accelerator(found)
     arguments = ["--use-pytorch-cross-attention", *args.server_args]
+    machine = args.machine or platform.processor() or platform.machine()
+    file = STORE / f"{re.sub(r'[^a-z0-9]+', '_', machine.lower()).strip('_')}.json"
+    facts = {"date": date.today().isoformat(), "machine": machine, "cpu": cpu, "comfyui": found.version}
     rows: dict[str, list[dict[str, Any]]] = {"measured": [], "counted": []}
     with ComfyServer(found, models=linked, packs=[METER_PACK], cpu=cpu, extra_args=arguments) as server:
         bench = Bench(server, models, sparse_control)
@@ -206,14 +210,7 @@ def run(found: ComfyUI, args: argparse.Namespace) -> dict[str, Any]:
             for row in produce(bench, args):
                 rows[kind].append(row)
                 print(_line(kind, row), flush=True)
-    return {
-        "date": date.today().isoformat(),
-        "machine": args.machine or platform.processor() or platform.machine(),
-        "cpu": cpu,
-        "comfyui": found.version,
-        "arguments": arguments,
-        **rows,
-    }
+                write_whole(file, (json.dumps(facts | {"arguments": arguments, **rows}, indent=1) + "\n").encode())
 
 
 def _line(kind: str, row: dict[str, Any]) -> str:
@@ -243,10 +240,8 @@ def main() -> int:
         if not args.report:
             found = find_comfyui()
             check_interpreter(found)
-            result = run(found, args)
             STORE.mkdir(parents=True, exist_ok=True)
-            name = re.sub(r"[^a-z0-9]+", "_", result["machine"].lower()).strip("_")
-            (STORE / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            run(found, args)
         write_page(STORE, floors((128, 256, 512)))
     except (ComfyUINotFound, ServerError) as error:
         print(error, file=sys.stderr)

@@ -50,13 +50,14 @@ def assert_as_before(studio: Studio, before: tuple[Array, dict[str, Any]]) -> No
     assert_clean(state)
 
 
-def guided_scene(studio: Studio, **trouble: Any) -> tuple[Scene, Any]:
+def guided_scene(studio: Studio, *, memory: str = "speed", **trouble: Any) -> tuple[Scene, Any]:
     scene = studio.scene(fresh=True)
     model = scene.model
     if trouble:
         given = {"model": model, "nonce": scene.nonce, **trouble}
         model = scene.graph.add("MotionCloneProbeTrouble", **given)
-    return scene, scene.ksampler(scene.guided(scene.extracted(), model=model, guided_steps=STEPS))
+    guided = scene.guided(scene.extracted(), model=model, guided_steps=STEPS, memory=memory)
+    return scene, scene.ksampler(guided)
 
 
 def test_nothing_is_left_after_a_guided_run(studio: Studio, before: tuple[Array, dict]) -> None:
@@ -97,6 +98,17 @@ def test_a_failed_run_leaves_nothing(
     result = studio.server.run(scene.graph)
     assert (result.status, result.node_type) == ("error", "KSampler")
     assert "the probe's own trouble" in result.exception_message
+    assert_as_before(studio, before)
+
+
+def test_a_run_that_saves_memory_and_still_runs_out_of_it_leaves_nothing(
+    studio: Studio, before: tuple[Array, dict]
+) -> None:
+    scene, latent = guided_scene(studio, memory="memory", kind="exhaust", block="output 5", call=1)
+    scene.save("never", latent)
+    result = studio.server.run(scene.graph)
+    assert (result.status, result.node_type) == ("error", "KSampler")
+    assert "the probe's memory is used up" in result.exception_message
     assert_as_before(studio, before)
 
 

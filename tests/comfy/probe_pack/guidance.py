@@ -188,7 +188,7 @@ class ProbeGradient:
 
 
 class ProbeTrouble:
-    """A MODEL patch that interrupts or raises when a block of the UNet is reached for the n-th time.
+    """A MODEL patch that interrupts, raises or finds no memory when a block of the UNet is reached for the n-th time.
 
     Logs every block that is reached after that.
     """
@@ -200,7 +200,7 @@ class ProbeTrouble:
         return {
             "required": {
                 "model": ("MODEL",),
-                "kind": (["interrupt", "raise"],),
+                "kind": (["interrupt", "raise", "exhaust"],),
                 "block": ("STRING", {"default": "input 4"}),
                 "call": ("INT", {"default": 1, "min": 1, "max": 1000}),
                 "nonce": ("INT", {"default": 0, "min": 0, "max": 2**32}),
@@ -220,7 +220,9 @@ class ProbeTrouble:
             reached[0] += 1
             if reached[0] == call and kind == "raise":
                 raise RuntimeError("the probe's own trouble")
-            if reached[0] == call:
+            if reached[0] == call and kind == "exhaust":
+                raise torch.OutOfMemoryError("the probe's memory is used up")
+            if reached[0] == call and kind == "interrupt":
                 comfy.model_management.interrupt_current_processing()
 
         def at_input(h, transformer_options):
