@@ -25,7 +25,8 @@ help:
 	@echo "make demo        clones drawn motions with the embedded model (VIDEO=clip.mp4 for your own reference)"
 	@echo "make demo-comfy  the example workflow through a real ComfyUI (VIDEO=clip.mp4 likewise)"
 	@echo "make fidelity    measures how well motions are followed and writes docs/FIDELITY.md (hours; can be resumed)"
-	@echo "make bench       cost of a guided step beside an unguided one"
+	@echo "make sizes       measures guidance at other sizes and lengths and writes docs/SIZES.md (an hour; can be resumed)"
+	@echo "make bench       cost of a guided step beside an unguided one; writes docs/PERFORMANCE.md (an hour)"
 	@echo "make lint        ruff"
 	@echo "make clean       removes the environment, caches and results"
 	@echo
@@ -75,8 +76,11 @@ demo-comfy: $(STAMP)
 fidelity: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/fidelity.py $(ARGS)
 
+sizes: $(STAMP)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/size_study.py $(ARGS)
+
 bench: $(STAMP)
-	$(IN_ROOT) $(PY) scripts/bench.py $(ARGS)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/bench.py $(ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -266,7 +266,7 @@ class EnergyGradient:
             seen = len(self._energies)
             raise ValueError(
                 f"the model reached {seen} of {len(self._targets)} guided layers: a motion module's effect "
-                f"or scale of 0, or another patch, leaves the rest out"
+                f"or scale of 0, another patch, or torch.compile before PyTorch 2.6 leaves the rest out"
             )
         energies = tuple(float(sum(entry)) for entry in zip(*self._energies, strict=True))
         return Gradient(self._gradient, energies)

@@ -161,7 +161,7 @@ def _require_windows(windows: Mapping[Window, Mapping[str, TapRepresentation]]) 
     if len({tuple((name, tap.grid, tap.heads) for name, tap in taps.items()) for taps in windows.values()}) > 1:
         raise ValueError("the windows of one representation differ in their taps")
     held = {frame for window in windows for frame in window}
-    if held != set(range(max(held) + 1)):
+    if min(held) != 0 or len(held) != max(held) + 1:
         raise ValueError(f"the windows leave out frames of 0 to {max(held)}: they hold {sorted(held)}")
 
 

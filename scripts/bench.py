@@ -156,7 +156,7 @@ def counted_cases(args: argparse.Namespace) -> list[Case]:
     sizes = [Case(size, mode) for size in args.count_sizes for mode in args.modes]
     windows = [Case(args.window_size, "memory", frames) for frames in args.window_frames]
     controlled = [] if args.no_control else [replace(case, control=True) for case in sizes]
-    return [*sizes, *controlled, *windows]
+    return list(dict.fromkeys([*sizes, *controlled, *windows]))
 
 
 def measured(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -193,6 +193,16 @@ def counted(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
+KINDS = {"counted": counted, "measured": measured}
+
+
+def with_row(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier run and one more, which takes the place of that of its case."""
+    case = {key: row[key] for key in ("frames", "control", "size", "mode")}
+    others = [other for other in rows if any(other[key] != value for key, value in case.items())]
+    return sorted([*others, row], key=lambda row: [row[key] for key in case])
+
+
 def run(found: ComfyUI, args: argparse.Namespace) -> None:
     """Measure everything that was asked for; what is done is kept if the rest is cut off."""
     models, sparse_control = choose_models(found), ensure_models(found).sparse_control
@@ -202,13 +212,14 @@ def run(found: ComfyUI, args: argparse.Namespace) -> None:
     arguments = ["--use-pytorch-cross-attention", *args.server_args]
     machine = args.machine or platform.processor() or platform.machine()
     file = STORE / f"{re.sub(r'[^a-z0-9]+', '_', machine.lower()).strip('_')}.json"
-    facts = {"date": date.today().isoformat(), "machine": machine, "cpu": cpu, "comfyui": found.version}
-    rows: dict[str, list[dict[str, Any]]] = {"measured": [], "counted": []}
+    facts = {"machine": machine, "cpu": cpu, "comfyui": found.version}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    rows: dict[str, list[dict[str, Any]]] = {kind: before.get(kind, []) for kind in KINDS}
     with ComfyServer(found, models=linked, packs=[METER_PACK], cpu=cpu, extra_args=arguments) as server:
         bench = Bench(server, models, sparse_control)
-        for kind, produce in (("counted", counted), ("measured", measured)):
-            for row in produce(bench, args):
-                rows[kind].append(row)
+        for kind in args.kinds:
+            for row in KINDS[kind](bench, args):
+                rows[kind] = with_row(rows[kind], row | {"date": date.today().isoformat()})
                 print(_line(kind, row), flush=True)
                 write_whole(file, (json.dumps(facts | {"arguments": arguments, **rows}, indent=1) + "\n").encode())
 
@@ -230,6 +241,7 @@ def main() -> int:
     parser.add_argument("--window-frames", type=int, nargs="*", default=[16, 32, 64, 128], help="their lengths")
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     parser.add_argument("--no-control", action="store_true", help="without SparseCtrl (ComfyUI-Advanced-ControlNet)")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help="memory, and time")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     parser.add_argument("--machine", default="", help="its name")
@@ -242,7 +254,7 @@ def main() -> int:
             check_interpreter(found)
             STORE.mkdir(parents=True, exist_ok=True)
             run(found, args)
-        write_page(STORE, floors((128, 256, 512)))
+        write_page(STORE, floors((64, 128, 256, 512)))
     except (ComfyUINotFound, ServerError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -33,10 +33,11 @@ def write_page(store: Path, floors: Sequence[Floor]) -> None:
     parts = [_HEAD]
     for run in runs:
         where = "CPU" if run["cpu"] else "GPU"
-        facts = f"{where}, ComfyUI {run['comfyui']} with `{' '.join(run['arguments'])}`, {run['date']}."
+        dates = sorted({row["date"] for row in (*run["measured"], *run["counted"])})
+        facts = f"{where}, ComfyUI {run['comfyui']} with `{' '.join(run['arguments'])}`, {', '.join(dates)}."
         parts += [f"## {run['machine']}", facts]
         if run["measured"]:
-            parts += [_TIMES, times(run["measured"])]
+            parts += [_TIMES, times(run["measured"], floors)]
         if run["counted"]:
             whole = [row for row in run["counted"] if (row["frames"], row["control"]) == (_WINDOW, False)]
             largest = max(row["size"] for row in whole)
@@ -46,9 +47,10 @@ def write_page(store: Path, floors: Sequence[Floor]) -> None:
     (store.parent / PAGE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def times(rows: Sequence[Row]) -> str:
+def times(rows: Sequence[Row], floors: Sequence[Floor]) -> str:
     """One line for each size and mode: medians, and the range of the pairs."""
-    heads = ["clip", "memory", "guided / unguided step", "guided step, s", "extraction / conditional pass"]
+    least = {floor.size: f"{floor.ratio:.3f}" for floor in floors}
+    heads = ["clip", "memory", "guided / unguided step", "floor", "guided step, s", "extraction / conditional pass"]
     heads += ["peak guided, GiB", "peak unguided, GiB", "motion file, KiB"]
     lines = []
     for row in rows:
@@ -56,7 +58,7 @@ def times(rows: Sequence[Row]) -> str:
         passes = [extraction / conditional for extraction, conditional in row["passes"]]
         peaks = [f"{peak / _GIB:.2f}" if peak else "-" for peak in row["peak"]]
         lines.append([
-            _clip(row), row["mode"], _spread(ratios),
+            _clip(row), row["mode"], _spread(ratios), least.get(row["size"], "-"),
             f"{statistics.median(guided for guided, _ in row['seconds']):.2f}", _spread(passes),
             *peaks, f"{row['motion_file'] / 1024:.0f}",
         ])  # fmt: skip
@@ -134,8 +136,8 @@ _HEAD = """# What guidance costs
 Written by `scripts/bench.py` (`make bench`), which anyone can run again on a machine that does nothing else: random
 weights of the real shapes (SD 1.5 with AnimateDiff v3), a real ComfyUI server."""
 _TIMES = """A guided step and the unguided one right after it, in one run: the median of the pairs' ratios, and their
-range. Both have a conditional and an unconditional pass. The extraction is one pass, ended at the last layer that is
-read."""
+range; beside it the floor (below). Both steps have a conditional and an unconditional pass. The extraction is one pass,
+ended at the last layer that is read."""
 _KEPT = """What lives when the backward pass starts, and at the peak of a step, beside the weights: counted operation by
 operation; in the last column the weights that a run needs at hand are added (text encoder and VAE are not among them),
 and all is float16. On a CPU activations are counted in float32, of which float16 takes half."""

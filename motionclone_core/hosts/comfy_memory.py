@@ -22,6 +22,10 @@ _Watch = Callable[[], None]
 _GIB = 2**30
 
 
+# What allocators and libraries say for which there is no type of their own.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to find an engine")
+
+
 class NoRoomError(RuntimeError):
     """Recording a call would leave too little memory free."""
 
@@ -29,8 +33,8 @@ class NoRoomError(RuntimeError):
 class MemoryPlan:
     """Whether the calls of a run are recorded whole or saving memory.
 
-    Under ``auto`` the first call is recorded whole for as long as there is room; when it runs short, or memory ever
-    runs out, the call is made again saving memory, and so are all that follow.
+    Under ``auto`` the first call of a size is recorded whole for as long as there is room; when it runs short, or
+    memory ever runs out, the call is made again saving memory, and so are all that follow.
 
     Args:
         mode: ``speed`` keeps everything, ``memory`` runs layers again, ``auto`` chooses.
@@ -40,7 +44,7 @@ class MemoryPlan:
         if mode not in MEMORY_MODES:
             raise ValueError(f"memory is {mode!r}: choose one of {', '.join(MEMORY_MODES)}")
         self._choosing = mode == "auto"
-        self._measured = False
+        self._measured = 0
         self.saving = mode == "memory"
 
     def run(self, call: Callable[[bool, _Watch | None], _Made], reserve: int, device: torch.device) -> _Made:
@@ -54,13 +58,13 @@ class MemoryPlan:
         if self.saving or not self._choosing:
             return call(self.saving, None)
         try:
-            made = call(False, None if self._measured else _watch_over(reserve, device))
+            made = call(False, None if reserve <= self._measured else _watch_over(reserve, device))
         except Exception as error:
             if not isinstance(error, NoRoomError) and not _is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
         else:
-            self._measured = True
+            self._measured = max(self._measured, reserve)
             return made
         # Only here is the traceback gone, and with it what the call had kept.
         self.saving = True
@@ -83,7 +87,9 @@ def _watch_over(reserve: int, device: torch.device) -> _Watch:
 def _is_out_of_memory(error: Exception) -> bool:
     # ComfyUI before 0.9 has no is_oom.
     known = getattr(comfy.model_management, "is_oom", None)
-    return known(error) if known else isinstance(error, comfy.model_management.OOM_EXCEPTION)
+    typed = known(error) if known else isinstance(error, comfy.model_management.OOM_EXCEPTION)
+    said = str(error).lower()
+    return typed or (isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY))
 
 
 def recomputable(

@@ -16,15 +16,21 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from ..representation import Crop, Window
 from .autograd import eager, recording
-from .base import Gradient, Guide
+from .base import Gradient, Guide, UnsupportedModelError
 from .comfy_animatediff import AnimateDiffHost
 from .comfy_memory import MemoryMode, MemoryPlan, recomputable
 from .gradients import GradientScale
 from .recompute import recomputed
 
 _ATTENTION = "optimized_attention_override"
-# These kernels have no backward pass: some raise, others silently cut the graph.
-_FORWARD_ONLY = ("attention_flash", "attention_sage", "attention3_sage")
+# These have no backward pass (some raise, others silently cut the graph), or cut their work by the memory that is free
+# just then, which differs where a layer is run again.
+_NOT_RECORDED = (
+    "attention_flash", "attention_sage", "attention3_sage", "attention_comfy_kitchen_int8",
+    "attention_sub_quad", "attention_split",
+)  # fmt: skip
+# Advanced-ControlNet's reference ControlNets run the network again inside a call, and remember what they saw.
+_REMEMBERING = ("ref_control_list_all", "contextref_control_list_all")
 # AnimateDiff-Evolved's own patch, which calls motion modules and changes no activation in place.
 _HARMLESS = {"forward_timestep_embed_patch"}
 # Patches that act between the layers of the network; all others act inside its transformers.
@@ -97,7 +103,16 @@ class CallRecorder:
         return self._plan.saving
 
     def gradient(self, call: ModelCall, crops: Sequence[Crop]) -> tuple[Tensor, Gradient]:
-        """The call's prediction, and the gradient of the energy of its batch entries."""
+        """The call's prediction, and the gradient of the energy of its batch entries.
+
+        Raises:
+            UnsupportedModelError: something in the call remembers what it saw, and may not see it twice.
+        """
+        if any(call.transformer_options.get(key) for key in _REMEMBERING):
+            raise UnsupportedModelError(
+                "motion guidance does not work beside Advanced-ControlNet's reference ControlNets (Reference, "
+                "ContextRef): take them out of this graph"
+            )
         reserve = int(call.executor.class_obj.memory_required(list(call.x.shape)))
 
         def attempt(scale: float) -> tuple[Tensor, Gradient]:
@@ -140,11 +155,20 @@ def _is_streamed(tensor: Tensor) -> bool:
 
 
 def _differentiable(existing: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
-    """An attention override that trades kernels without a backward pass for PyTorch's own."""
+    """An attention override that trades kernels which cannot be recorded for PyTorch's own."""
 
     def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        if getattr(func, "__name__", "") in _FORWARD_ONLY:
+        if getattr(func, "__name__", "") in _NOT_RECORDED:
             func = comfy_attention.attention_pytorch
-        return func(*args, **kwargs) if existing is None else existing(func, *args, **kwargs)
+        if existing is None:
+            return func(*args, **kwargs)
+        result = existing(func, *args, **kwargs)
+        # Another pack's override may take a kernel of its own, without a backward pass.
+        cut = torch.is_grad_enabled() and not result.requires_grad and any(map(_has_gradient, args))
+        return func(*args, **kwargs) if cut else result
 
     return override
+
+
+def _has_gradient(argument: Any) -> bool:
+    return torch.is_tensor(argument) and argument.requires_grad

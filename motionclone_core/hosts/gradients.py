@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from .base import Gradient
@@ -62,11 +63,12 @@ class SharedGradient:
 
     def at(self, step: int, sigma: float) -> Tensor | None:
         """The gradient by x at ``sigma``; None if this step has to take its own."""
-        if self._steps == 1 or self._kept is None or step - self._kept[0] >= self._steps:
+        # A run that starts over, as FreeInit's do, comes back to earlier steps.
+        if self._steps == 1 or self._kept is None or not 0 <= step - self._kept[0] < self._steps:
             return None
         return self._kept[1] / math.sqrt(1.0 + sigma**2)
 
     def keep(self, gradient: Tensor, step: int, sigma: float) -> None:
-        """Remember a gradient by x, taken at ``sigma``."""
-        if self._steps > 1:
+        """Remember a gradient by x, taken at ``sigma``; one that is not finite serves no other step."""
+        if self._steps > 1 and bool(torch.isfinite(gradient).all()):
             self._kept = (step, gradient * math.sqrt(1.0 + sigma**2))

@@ -83,8 +83,9 @@ def _weights(guider: Any) -> int:
     entries = [entry for cond in guider.conds.values() for entry in cond]
     patchers = [guider.model_patcher, *(p for e in entries if "control" in e for p in e["control"].get_models())]
     patchers += [inner for patcher in patchers for inner in patcher.get_nested_additional_models()]
-    networks = {id(patcher.model): patcher.model for patcher in patchers}
-    return sum(weight.numel() for network in networks.values() for weight in network.parameters())
+    # What is injected into a network is found twice.
+    weights = {id(weight): weight for patcher in patchers for weight in patcher.model.parameters()}
+    return sum(weight.numel() for weight in weights.values())
 
 
 class _Live(LiveBytes):

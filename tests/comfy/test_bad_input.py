@@ -240,11 +240,30 @@ def motion_file(studio: Studio) -> bytes:
     return path.read_bytes()
 
 
+def test_a_reference_controlnet(studio: Studio) -> None:
+    if "ACN_ReferenceControlNet" not in studio.server.object_info():
+        pytest.skip("needs ComfyUI-Advanced-ControlNet")
+    scene = studio.scene()
+    settings = {"reference_type": "reference_attn", "style_fidelity": 0.5, "ref_weight": 1.0}
+    control = scene.graph.add("ACN_ReferenceControlNet", **settings)
+    picture = scene.graph.add("EmptyImage", width=scene.width, height=scene.height, batch_size=1, color=0x808080)
+    hint = scene.graph.add(
+        "ACN_ReferencePreprocessor", image=picture, vae=scene.checkpoint[2], latent_size=scene.latent
+    )
+    applied = scene.graph.add(
+        "ACN_AdvancedControlNetApply_v2", positive=scene.positive, negative=scene.negative, control_net=control,
+        image=hint, strength=1.0, start_percent=0.0, end_percent=1.0,
+    )  # fmt: skip
+    sampled = scene.ksampler(scene.guided(scene.extracted()), positive=applied[0], negative=applied[1])
+    scene.save("never", sampled)
+    assert "beside Advanced-ControlNet's reference ControlNets" in message(studio, scene)
+
+
 def _newer(content: bytes) -> bytes:
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
     description = json.loads(header["__metadata__"]["motionclone"])
-    description["format_version"] += 1
+    description["format_version"] = 3
     header["__metadata__"]["motionclone"] = json.dumps(description)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content[8 + size :]
@@ -258,7 +277,7 @@ def _newer(content: bytes) -> bytes:
             lambda content: b"PK\x03\x04 a pickle, say" * 40,
             ["not a safetensors file", "save the motion again"],
         ),
-        (_newer, ["format version 2", "reads up to 1", "update the pack"]),
+        (_newer, ["format version 3", "reads up to 2", "update the pack"]),
     ],
     ids=["truncated", "not safetensors", "newer"],
 )

@@ -14,16 +14,17 @@ def run(**changes):
     measured = {
         "size": 256, "frames": 16, "mode": "speed", "control": False, "seconds": [[3.0, 2.0], [9.0, 3.0], [5.0, 2.5]],
         "peak": [3 * 2**30, 0], "passes": [[1.0, 2.0], [3.0, 4.0], [1.2, 2.0]], "motion_file": 600 * 1024,
+        "date": "a day",
     }  # fmt: skip
     counted = [
         {
             "size": side, "frames": 16, "mode": "speed", "control": False, "kept": (5 + side**2 // 256) * MIB,
-            "weights": 3 * 2**30 // 4, "peaks": [40 * MIB, 10 * MIB],
+            "date": "a day", "weights": 3 * 2**30 // 4, "peaks": [40 * MIB, 10 * MIB],
             "by_layer": {f"layer {i}": i * MIB for i in range(20)},
         }
         for side in (64, 128)
     ]  # fmt: skip
-    run = {"date": "a day", "machine": "a machine", "cpu": True, "comfyui": "1.2", "arguments": ["--cpu"]}
+    run = {"machine": "a machine", "cpu": True, "comfyui": "1.2", "arguments": ["--cpu"]}
     return run | {"measured": [measured], "counted": counted} | changes
 
 
@@ -38,8 +39,14 @@ def page(tmp_path, *runs):
 
 def test_the_ratio_is_the_median_of_the_pairs_ratios(tmp_path):
     text = page(tmp_path, run())
-    assert "| 16 frames of 256 x 256 | speed | 2.000 (1.500 to 3.000) | 5.00 |" in text
+    assert "| 16 frames of 256 x 256 | speed | 2.000 (1.500 to 3.000) | - | 5.00 |" in text
     assert "| 5.00 | 0.600 (0.500 to 0.750) | 3.00 | - | 600 |" in text
+
+
+def test_the_floor_stands_beside_the_ratio_of_its_size(tmp_path):
+    (row,) = run()["measured"]
+    text = page(tmp_path, run(measured=[{**row, "size": 512}]))
+    assert "| 16 frames of 512 x 512 | speed | 2.000 (1.500 to 3.000) | 1.300 | 5.00 |" in text
 
 
 def test_what_is_kept_is_drawn_on_to_the_full_size_in_a_straight_line(tmp_path):

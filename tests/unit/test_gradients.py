@@ -70,3 +70,10 @@ def test_the_gradient_by_z_serves_so_many_steps(steps):
         assert shared.at(step, 0.0).item() == pytest.approx(6.0)
         assert shared.at(step, math.sqrt(3.0)).item() == pytest.approx(3.0)
     assert shared.at(4 + steps, 0.0) is None
+    assert shared.at(3, 0.0) is None  # the run has started over
+
+
+def test_a_gradient_that_is_not_finite_is_not_shared():
+    shared = SharedGradient(3)
+    shared.keep(torch.tensor([1.0, math.inf]), 0, 3.0)
+    assert shared.at(1, 2.0) is None

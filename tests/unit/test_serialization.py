@@ -108,6 +108,7 @@ def test_a_clip_that_was_seen_whole_stays_readable_for_the_first_version(path):
         [[0, 1, 2, 3], [2, 3, 4, 5], [7, 6, 7, 0]], [[0, 1, 2, 3], [2, 3, 4, 5], [9, 6, 7, 0]],
         [[0, 1, 2, 3], [2, 3, 4], [5, 6, 7, 0]], [[0, 1, 2, 3], [2, 3, 4, 5], [8, 6, 7, -1]],
         [[0, 1, 2, 3], [2, 3, 4, 5], [8, 6, 7, 0.0]], [[0, 1, 2, 3], [2, 3, 4, 5], [8, 6, 7, False]],
+        [[0, 1, 2, 3], [2, 3, 4, 5], [10**12, 6, 7, 0]],
     ],
 )  # fmt: skip
 def test_windows_that_cannot_be_are_refused(tmp_path, windows):

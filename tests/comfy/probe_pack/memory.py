@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 
 import comfy.model_management
@@ -52,6 +53,12 @@ def counted(network, fails_at):
     """Logs the calls of spatial transformers under recording; one of them may run out of memory."""
     calls = []
 
+    def begin(*_):
+        if torch.is_grad_enabled():
+            tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+            alive = sum(tensor.grad_fn is not None for tensor in tensors)
+            logging.info("probe starts beside %d tensors with a graph", alive)
+
     def look(module, _):
         if not torch.is_grad_enabled():
             return
@@ -61,6 +68,7 @@ def counted(network, fails_at):
 
     layers = [module.proj_in for module in network.modules() if isinstance(module, SpatialTransformer)]
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks.append(network.register_forward_pre_hook(begin))
     try:
         yield
     finally:
