@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-ways demo demo-comfy fidelity bench lint clean
+.PHONY: help test test-unit test-comfy run-comfy test-ways demo demo-comfy fidelity sizes bench lint clean
 
 help:
 	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Literal, TypeVar
 
 import comfy.model_management
-import torch
 from comfy.ldm.modules.attention import FeedForward, SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import nn
@@ -47,18 +46,18 @@ class MemoryPlan:
         self._measured = 0
         self.saving = mode == "memory"
 
-    def run(self, call: Callable[[bool, _Watch | None], _Made], reserve: int, device: torch.device) -> _Made:
+    def run(self, call: Callable[[bool, _Watch | None], _Made], reserve: int, free: Callable[[], int]) -> _Made:
         """What a call gives, made as the plan says.
 
         Args:
             call: told whether to save memory, and what to call before each layer.
             reserve: bytes that the rest of the network needs beside what is kept.
-            device: where it runs.
+            free: bytes of memory that are free just then.
         """
         if self.saving or not self._choosing:
             return call(self.saving, None)
         try:
-            made = call(False, None if reserve <= self._measured else _watch_over(reserve, device))
+            made = call(False, None if reserve <= self._measured else _watch_over(reserve, free))
         except Exception as error:
             if not isinstance(error, NoRoomError) and not _is_out_of_memory(error):
                 raise
@@ -73,12 +72,12 @@ class MemoryPlan:
         return call(True, None)
 
 
-def _watch_over(reserve: int, device: torch.device) -> _Watch:
+def _watch_over(reserve: int, free: Callable[[], int]) -> _Watch:
     def watch() -> None:
-        free = comfy.model_management.get_free_memory(device)
-        if free < reserve:
+        found = free()
+        if found < reserve:
             raise NoRoomError(
-                f"{free / _GIB:.2f} GiB are free, and {reserve / _GIB:.2f} GiB are needed beside what is recorded"
+                f"{found / _GIB:.2f} GiB are free, and {reserve / _GIB:.2f} GiB are needed beside what is recorded"
             )
 
     return watch

@@ -113,10 +113,14 @@ class CallRecorder:
                 "motion guidance does not work beside Advanced-ControlNet's reference ControlNets (Reference, "
                 "ContextRef): take them out of this graph"
             )
-        reserve = int(call.executor.class_obj.memory_required(list(call.x.shape)))
+        model = call.executor.class_obj
+        reserve = int(model.memory_required(list(call.x.shape)))
+        # From 0.33 on a patcher counts the pages in as well that dynamic VRAM would give up.
+        counts = getattr(getattr(model, "current_patcher", None), "get_free_memory", None)
+        free = partial(counts or comfy.model_management.get_free_memory, call.x.device)
 
         def attempt(scale: float) -> tuple[Tensor, Gradient]:
-            return self._plan.run(partial(self._recorded, call, crops, scale), reserve, call.x.device)
+            return self._plan.run(partial(self._recorded, call, crops, scale), reserve, free)
 
         return self._scale.take(attempt)
 
