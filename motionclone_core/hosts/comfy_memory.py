@@ -111,11 +111,17 @@ def recomputable(
     whole = {
         layer
         for layer in whole
-        if not patched and not any(part in tapped or "forward" in vars(part) for part in layer.modules())
+        if not patched and not any(part in tapped or _is_replaced(part) for part in layer.modules())
     }
     if any(getattr(layer, "comfy_cast_weights", False) for layer in network.modules()):
         whole |= {layer for layer in network.modules() if isinstance(layer, ResBlock)}
     return list(_outermost(network, whole))
+
+
+def _is_replaced(layer: nn.Module) -> bool:
+    """Whether another pack has put a forward of its own into a layer; its class's own may have been put back."""
+    forward = vars(layer).get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(layer).forward
 
 
 def _outermost(layer: nn.Module, whole: Collection[nn.Module]) -> Iterator[nn.Module]:

@@ -341,8 +341,14 @@ def _state_of_model(model):
         "hooked": len(hooks),
         "object_patches": sorted(model.object_patches),
         "attachments": sorted(model.attachments),
-        "foreign_forwards": sum("forward" in vars(module) for module in modules),
+        "foreign_forwards": sum(_is_replaced(module) for module in modules),
     }
+
+
+def _is_replaced(module):
+    # Advanced-ControlNet puts a class's own forward back as an attribute.
+    forward = vars(module).get("forward")
+    return forward is not None and forward.__func__ is not type(module).forward
 
 
 def _state_of_weights(model):
