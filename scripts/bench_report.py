@@ -13,6 +13,7 @@ from floor import Floor
 PAGE = "PERFORMANCE.md"
 FULL = 512
 _WINDOW, _FLOAT16 = 16, 2
+_SHARES = (1, 2, 3, 4)
 _MIB, _GIB = 2**20, 2**30
 Row = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ def write_page(store: Path, floors: Sequence[Floor]) -> None:
         facts = f"{where}, ComfyUI {run['comfyui']} with `{' '.join(run['arguments'])}`, {', '.join(dates)}."
         parts += [f"## {run['machine']}", facts]
         if run["measured"]:
-            parts += [_TIMES, times(run["measured"], floors)]
+            parts += [_TIMES, times(run["measured"], floors), _SHARED, shared(run["measured"])]
         if run["counted"]:
             whole = [row for row in run["counted"] if (row["frames"], row["control"]) == (_WINDOW, False)]
             largest = max(row["size"] for row in whole)
@@ -62,6 +63,16 @@ def times(rows: Sequence[Row], floors: Sequence[Floor]) -> str:
             f"{statistics.median(guided for guided, _ in row['seconds']):.2f}", _spread(passes),
             *peaks, f"{row['motion_file'] / 1024:.0f}",
         ])  # fmt: skip
+    return _table(heads, lines)
+
+
+def shared(rows: Sequence[Row]) -> str:
+    """One line for each size and mode: the mean cost of guided steps of which several share a gradient."""
+    heads = ["clip", "memory", *(f"reuse {steps}" for steps in _SHARES)]
+    lines = []
+    for row in rows:
+        ratio = statistics.median(guided / unguided for guided, unguided in row["seconds"])
+        lines.append([_clip(row), row["mode"], *(f"{(ratio + steps - 1) / steps:.3f}" for steps in _SHARES)])
     return _table(heads, lines)
 
 
@@ -138,6 +149,8 @@ weights of the real shapes (SD 1.5 with AnimateDiff v3), a real ComfyUI server."
 _TIMES = """A guided step and the unguided one right after it, in one run: the median of the pairs' ratios, and their
 range; beside it the floor (below). Both steps have a conditional and an unconditional pass. The extraction is one pass,
 ended at the last layer that is read."""
+_SHARED = """The mean over guided steps, in unguided ones, when several in a row share a gradient (`reuse`): the first
+costs as above, the others nothing more."""
 _KEPT = """What lives when the backward pass starts, and at the peak of a step, beside the weights: counted operation by
 operation; in the last column the weights that a run needs at hand are added (text encoder and VAE are not among them),
 and all is float16. On a CPU activations are counted in float32, of which float16 takes half."""

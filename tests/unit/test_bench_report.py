@@ -49,6 +49,11 @@ def test_the_floor_stands_beside_the_ratio_of_its_size(tmp_path):
     assert "| 16 frames of 512 x 512 | speed | 2.000 (1.500 to 3.000) | 1.300 | 5.00 |" in text
 
 
+def test_steps_that_share_a_gradient_cost_one_gradient(tmp_path):
+    # 2 unguided steps' worth for the first, 1 for each other.
+    assert "| 16 frames of 256 x 256 | speed | 2.000 | 1.500 | 1.333 | 1.250 |" in page(tmp_path, run())
+
+
 def test_what_is_kept_is_drawn_on_to_the_full_size_in_a_straight_line(tmp_path):
     assert at_full_size([128, 64], [5 + 64, 5 + 16]) == 5 + 512**2 / 256
     text = page(tmp_path, run())
