@@ -149,8 +149,8 @@ weights of the real shapes (SD 1.5 with AnimateDiff v3), a real ComfyUI server."
 _TIMES = """A guided step and the unguided one right after it, in one run: the median of the pairs' ratios, and their
 range; beside it the floor (below). Both steps have a conditional and an unconditional pass. The extraction is one pass,
 ended at the last layer that is read."""
-_SHARED = """The mean over guided steps, in unguided ones, when several in a row share a gradient (`reuse`): the first
-costs as above, the others nothing more."""
+_SHARED = """What that comes to when several guided steps in a row share a gradient (`reuse`): the mean of a guided
+step, in unguided ones, reckoned from the ratios above with the steps that record nothing counted as unguided."""
 _KEPT = """What lives when the backward pass starts, and at the peak of a step, beside the weights: counted operation by
 operation; in the last column the weights that a run needs at hand are added (text encoder and VAE are not among them),
 and all is float16. On a CPU activations are counted in float32, of which float16 takes half."""

@@ -87,7 +87,7 @@ def _fast_with_steps(steps: int) -> Setting:
     return replace(setting, weight=round(equal_push(FAST.weight, FAST.window, setting.window), 1))
 
 
-def sources(cells: dict[str, Setting | None]) -> dict[str, str]:
+def sources(cells: Mapping[str, Setting | None]) -> dict[str, str]:
     """Whose rows each cell shows: the first cell of the same setting."""
     return {name: next(first for first, s in cells.items() if s == setting) for name, setting in cells.items()}
 

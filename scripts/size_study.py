@@ -16,7 +16,7 @@ from embedded.measuring import FAST, Setting
 from embedded.model import MODEL_FILE, load_model
 from fidelity import STORE as FIDELITY_STORE
 from fidelity import cells as fidelity_cells
-from fidelity import facts_of, measure_all, origin_of
+from fidelity import facts_of, measure_all, origin_of, sources
 from fidelity_cells import CONSISTENCY, COSINE, PATH, SHAPE, Cell, ratio, read_cells
 
 ROOT = Path(__file__).parent.parent
@@ -39,11 +39,6 @@ def cells() -> dict[str, Setting]:
         named |= {f"size/{size}, {rule}": replace(setting, size=size) for size in SIZES}
         named |= {f"frames/{frames}, {rule}": replace(setting, frames=frames) for frames in LENGTHS}
     return named | {f"reuse/{steps}": replace(FAST, reuse=steps) for steps in SHARES}
-
-
-def sources(named: Mapping[str, Setting]) -> dict[str, str]:
-    """Whose rows each cell shows: the first cell of the same setting."""
-    return {name: next(first for first, s in named.items() if s == setting) for name, setting in named.items()}
 
 
 def rules_table(found: Mapping[str, Cell], what: str, values: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bench import with_row
 from bench_report import at_full_size, write_page
 from floor import Floor
 
@@ -95,3 +96,10 @@ def test_every_machine_has_its_part(tmp_path):
 def test_nothing_measured_is_no_page(tmp_path):
     with pytest.raises(SystemExit, match="has no measurement"):
         write_page(tmp_path, [])
+
+
+def test_a_row_takes_the_place_of_that_of_its_case_and_no_other():
+    (before,) = run()["measured"]
+    after, longer, controlled = {**before, "date": "another"}, {**before, "frames": 64}, {**before, "control": True}
+    rows = with_row(with_row([before], longer), controlled)
+    assert with_row(rows, after) == [after, controlled, longer]

@@ -77,6 +77,6 @@ def test_what_is_said_of_cost_was_measured():
     assert f"a guided step takes {speed:.1f} GiB when it keeps everything (`speed`)" in TEXT
     said = f"{memory:.1f} GiB when it saves memory (`memory`), and {whole[control, 'memory']:.1f} GiB then beside"
     assert said in TEXT
-    times = {line[1]: line[2].split()[0] for line in lines if line[0] == "16 frames of 128 x 128" and "(" in line[2]}
+    times = {line[1]: line[2].split()[0] for line in lines if line[0] == "16 frames of 256 x 256" and "(" in line[2]}
     ratios = {mode: f"{float(ratio):.2f}" for mode, ratio in times.items()}
     assert f"takes {ratios['speed']} times as long as an unguided one, and {ratios['memory']} times when" in TEXT

@@ -1,4 +1,4 @@
-"""What the probes share: their category, and files that a test can read."""
+"""What the probes share: their category, a form of node, and files that a test can read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import folder_paths
 import safetensors.torch
 
 CATEGORY = "MotionClone/probes"
+
+
+class ModelProbe:
+    """A node that patches a MODEL."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
 
 
 def save_tensors(name, **tensors):

@@ -23,7 +23,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 
-from .files import CATEGORY, save_tensors
+from .files import CATEGORY, ModelProbe, save_tensors
 
 
 def motion_model(model):
@@ -238,14 +238,8 @@ class ProbeTrouble:
         return (model,)
 
 
-class ProbeDamage:
+class ProbeDamage(ModelProbe):
     """A MODEL with a weight that is no number, as a damaged file has it."""
-
-    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",)}}
 
     def execute(self, model):
         model = model.clone()

@@ -12,7 +12,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-from .files import CATEGORY
+from .files import CATEGORY, ModelProbe
 
 KEY = "probe_memory"
 
@@ -95,14 +95,8 @@ def short_memory():
         comfy.model_management.get_free_memory = honest
 
 
-class ProbeOffload:
+class ProbeOffload(ModelProbe):
     """A MODEL whose weights stay where they are stored, as where a card is too small: LoRAs are added when they run."""
-
-    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",)}}
 
     def execute(self, model):
         model = model.clone()
@@ -128,14 +122,8 @@ class ProbeOffload:
         return (model,)
 
 
-class ProbeCompile:
+class ProbeCompile(ModelProbe):
     """A MODEL compiled as ComfyUI compiles one, by a back end that needs no compiler. Logs how much it compiled."""
-
-    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",)}}
 
     def execute(self, model):
         model = model.clone()
