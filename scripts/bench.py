@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Cost of guided steps beside unguided ones, measured through a real ComfyUI server.
 
-Every run has one guided step and, right after it, an unguided one: their ratio is that of neighbours, whatever else
-the machine does. What a guided step keeps for its gradient is counted in runs of their own, operation by operation.
+Every run has one guided step and, right after it, an unguided one (and between them, where that is measured, one that
+shares its gradient): their ratio is that of neighbours, whatever else the machine does. What a guided step keeps for
+its gradient is counted in runs of their own, operation by operation.
 Figures go to docs/performance/, one file per machine, and from there to docs/PERFORMANCE.md.
 """
 
@@ -31,6 +32,8 @@ from random_models import ensure_models
 STORE = PACK / "docs" / "performance"
 METER_PACK = Path(__file__).parent / "bench_pack"
 MODES = ("speed", "memory")
+# By default: what a CPU has the time for, and what people sample on a GPU.
+SIZES = {"cpu": ([128, 256], [64, 128]), "gpu": ([256, 512], [256, 512])}
 WINDOW, OVERLAP = 16, 4
 
 
@@ -57,16 +60,17 @@ class Bench:
     models: Models
     sparse_control: Path
 
-    def steps(self, case: Case, *, seed: int, memory: bool = False) -> dict[str, Any]:
-        """What a guided and an unguided step cost, and how many weights they need."""
+    def steps(self, case: Case, *, seed: int, memory: bool = False, sharing: int = 0) -> dict[str, Any]:
+        """What a guided step, those that share its gradient and an unguided one cost; how many weights they need."""
         graph = Graph()
         parts = self._parts(graph, case)
         motion = self._motion(graph, parts, parts["model"])
         guided = graph.add(
             "MotionCloneApplyGuidance", model=parts["model"], motion_rep=motion, weight=2000.0, start_step=0,
-            guided_steps=1, warm_up=0, cool_down=0, update_rule="published", memory=case.mode,
+            guided_steps=1 + sharing, warm_up=0, cool_down=0, update_rule="published", memory=case.mode,
+            reuse=1 + sharing,
         )  # fmt: skip
-        return self._sampled(graph, parts | {"model": guided}, cfg=8.5, steps=2, seed=seed, memory=memory)
+        return self._sampled(graph, parts | {"model": guided}, cfg=8.5, steps=2 + sharing, seed=seed, memory=memory)
 
     def conditional(self, case: Case, *, seed: int) -> float:
         """Seconds of a conditional pass."""
@@ -193,7 +197,16 @@ def counted(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
-KINDS = {"counted": counted, "measured": measured}
+def shared(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Seconds of a guided step, one that shares its gradient, and an unguided one."""
+    for turns in timed_cases(args)[: len(args.sizes)]:
+        for case in turns:
+            bench.steps(case, seed=0)
+            runs = [bench.steps(case, seed=seed, sharing=1)["steps"] for seed in range(1, 1 + args.repeats)]
+            yield case.facts | {"seconds": [[step["seconds"] for step in steps] for steps in runs]}
+
+
+KINDS = {"counted": counted, "measured": measured, "shared": shared}
 
 
 def with_row(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -209,6 +222,9 @@ def run(found: ComfyUI, args: argparse.Namespace) -> None:
     linked = {"checkpoints": [models.checkpoint], "animatediff_models": [models.motion_module]}
     linked["controlnet"] = [sparse_control]
     cpu = args.cpu or not has_accelerator(found)
+    timed, counted = SIZES["cpu" if cpu else "gpu"]
+    args.sizes = timed if args.sizes is None else args.sizes
+    args.count_sizes = counted if args.count_sizes is None else args.count_sizes
     arguments = ["--use-pytorch-cross-attention", *args.server_args]
     machine = args.machine or platform.processor() or platform.machine()
     file = STORE / f"{re.sub(r'[^a-z0-9]+', '_', machine.lower()).strip('_')}.json"
@@ -229,19 +245,22 @@ def _line(kind: str, row: dict[str, Any]) -> str:
     what += ", SparseCtrl:" if row["control"] else ":"
     if kind == "counted":
         return f"{what} {row['kept'] / 2**20:.0f} MiB kept"
+    if kind == "shared":
+        return f"{what} sharing / unguided {statistics.median(s / unguided for _, s, unguided in row['seconds']):.3f}"
     ratio = statistics.median(guided / unguided for guided, unguided in row["seconds"])
     return f"{what} guided / unguided {ratio:.3f}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[128, 256], help="sides in pixels, timed")
-    parser.add_argument("--count-sizes", type=int, nargs="*", default=[64, 128], help="sides whose memory is counted")
+    parser.add_argument("--sizes", type=int, nargs="*", help="sides in pixels, timed")
+    parser.add_argument("--count-sizes", type=int, nargs="*", help="sides whose memory is counted")
     parser.add_argument("--window-size", type=int, default=64, help="side of the clips that are sampled in windows")
     parser.add_argument("--window-frames", type=int, nargs="*", default=[16, 32, 64, 128], help="their lengths")
-    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
+    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=(*MODES, "auto"))
     parser.add_argument("--no-control", action="store_true", help="without SparseCtrl (ComfyUI-Advanced-ControlNet)")
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help="memory, and time")
+    kinds = "memory, time, and time of steps that share a gradient"
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help=kinds)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     parser.add_argument("--machine", default="", help="its name")

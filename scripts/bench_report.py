@@ -14,6 +14,7 @@ PAGE = "PERFORMANCE.md"
 FULL = 512
 _WINDOW, _FLOAT16 = 16, 2
 _SHARES = (1, 2, 3, 4)
+_KINDS = ("measured", "counted", "shared")
 _MIB, _GIB = 2**20, 2**30
 Row = Mapping[str, Any]
 
@@ -34,11 +35,13 @@ def write_page(store: Path, floors: Sequence[Floor]) -> None:
     parts = [_HEAD]
     for run in runs:
         where = "CPU" if run["cpu"] else "GPU"
-        dates = sorted({row["date"] for row in (*run["measured"], *run["counted"])})
+        dates = sorted({row["date"] for kind in _KINDS for row in run.get(kind, ())})
         facts = f"{where}, ComfyUI {run['comfyui']} with `{' '.join(run['arguments'])}`, {', '.join(dates)}."
         parts += [f"## {run['machine']}", facts]
         if run["measured"]:
-            parts += [_TIMES, times(run["measured"], floors), _SHARED, shared(run["measured"])]
+            parts += [_TIMES, times(run["measured"], floors)]
+        if run.get("shared"):
+            parts += [_SHARED, shared(run["shared"])]
         if run["counted"]:
             whole = [row for row in run["counted"] if (row["frames"], row["control"]) == (_WINDOW, False)]
             largest = max(row["size"] for row in whole)
@@ -68,11 +71,16 @@ def times(rows: Sequence[Row], floors: Sequence[Floor]) -> str:
 
 def shared(rows: Sequence[Row]) -> str:
     """One line for each size and mode: the mean cost of guided steps of which several share a gradient."""
-    heads = ["clip", "memory", *(f"reuse {steps}" for steps in _SHARES)]
+    heads = ["clip", "memory", "sharing / unguided step", *(f"reuse {steps}" for steps in _SHARES)]
     lines = []
     for row in rows:
-        ratio = statistics.median(guided / unguided for guided, unguided in row["seconds"])
-        lines.append([_clip(row), row["mode"], *(f"{(ratio + steps - 1) / steps:.3f}" for steps in _SHARES)])
+        steps = row["seconds"]
+        alone = [sharing / unguided for _, sharing, unguided in steps]
+        means = [
+            statistics.median((guided + (n - 1) * sharing) / (n * unguided) for guided, sharing, unguided in steps)
+            for n in _SHARES
+        ]
+        lines.append([_clip(row), row["mode"], _spread(alone), *(f"{mean:.3f}" for mean in means)])
     return _table(heads, lines)
 
 
@@ -149,8 +157,8 @@ weights of the real shapes (SD 1.5 with AnimateDiff v3), a real ComfyUI server."
 _TIMES = """A guided step and the unguided one right after it, in one run: the median of the pairs' ratios, and their
 range; beside it the floor (below). Both steps have a conditional and an unconditional pass. The extraction is one pass,
 ended at the last layer that is read."""
-_SHARED = """What that comes to when several guided steps in a row share a gradient (`reuse`): the mean of a guided
-step, in unguided ones, reckoned from the ratios above with the steps that record nothing counted as unguided."""
+_SHARED = """A step that shares the gradient of the one before it (`reuse`), between that one and an unguided one; and
+what a guided step costs in the mean, in unguided ones, where 1 to 4 in a row share a gradient."""
 _KEPT = """What lives when the backward pass starts, and at the peak of a step, beside the weights: counted operation by
 operation; in the last column the weights that a run needs at hand are added (text encoder and VAE are not among them),
 and all is float16. On a CPU activations are counted in float32, of which float16 takes half."""

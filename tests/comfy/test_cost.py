@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from test_usable import SETTINGS, Setting, bare
+from test_gradient import ALONE
+from test_usable import SETTINGS, WIDE, Setting, bare
 
 from comfy_server import Node
 from scenes import Scene, Studio
@@ -27,7 +28,7 @@ def hyper_tile(scene: Scene) -> Setting:
     return Setting(scene.graph.add("HyperTile", model=scene.model, **tiles), {})
 
 
-BESIDE = {setting.__name__.strip("_"): setting for setting in (*SETTINGS, bare, hyper_tile)}
+BESIDE = {setting.__name__.strip("_"): setting for setting in (*SETTINGS, *WIDE, bare, hyper_tile)}
 
 
 def assert_alike(studio: Studio, name: str, width: int) -> None:
@@ -51,7 +52,7 @@ def test_saving_memory_changes_nothing(studio: Studio) -> None:
 @pytest.mark.parametrize("kind", ["short", "exhausted"])
 def test_auto_falls_back_when_memory_runs_short_says_so_once_and_carries_on(studio: Studio, kind: str) -> None:
     scene = studio.scene(fresh=True)
-    made = bare(scene)
+    made = Setting(scene.model, ALONE)
     nodes = [
         scene.save("plain", drawn(scene, made, "speed", "ample", guided_steps=2)),
         scene.save("auto", drawn(scene, made, "auto", kind, guided_steps=2)),
@@ -68,7 +69,7 @@ def test_auto_falls_back_when_memory_runs_short_says_so_once_and_carries_on(stud
 
 def test_auto_keeps_everything_where_there_is_room(studio: Studio) -> None:
     scene = studio.scene(fresh=True)
-    scene.save("auto", drawn(scene, bare(scene), "auto", "ample"))
+    scene.save("auto", drawn(scene, Setting(scene.model, ALONE), "auto", "ample"))
     result = studio.run(scene)
     assert "save memory" not in result.log and "memory: speed" in result.log
 
@@ -84,9 +85,9 @@ def test_steps_that_share_a_gradient_push_along_it(studio: Studio) -> None:
     scene = studio.scene()
     rep, sigmas = scene.extracted(), scene.falling(14.0, 11.0, 8.0)
     literal = scene.gradient("gradient", rep, 14.0)
-    one = scene.custom(scene.guided(rep, guided_steps=1, reuse=2), sigmas)
-    two = scene.custom(scene.guided(rep, guided_steps=2, reuse=2), sigmas)
-    own = scene.custom(scene.guided(rep, guided_steps=2), sigmas)
+    one = scene.custom(scene.guided(rep, guided_steps=1, reuse=2), sigmas, **ALONE)
+    two = scene.custom(scene.guided(rep, guided_steps=2, reuse=2), sigmas, **ALONE)
+    own = scene.custom(scene.guided(rep, guided_steps=2), sigmas, **ALONE)
     nodes = [scene.save(name, node) for name, node in (("one", one), ("two", two), ("own", own))]
     gradient, once, twice, apart = studio.saved(studio.run(scene), literal, *nodes)
     # Both begin the second step at one latent. METHOD: the push is -sigma_next * weight * sigma * gradient by x,

@@ -8,6 +8,8 @@ import pytest
 from scenes import SCALE, Array, Studio, only, sigma_of
 
 SIGMA, SIGMA_NEXT = 12.0, 8.0
+# Without an unconditional pass: the push does not depend on it, as the first test that steps shows.
+ALONE = {"cfg": 1.0}
 
 
 def relative_error(got: Array, wanted: Array) -> float:
@@ -54,8 +56,8 @@ def test_a_limit_shortens_the_push_to_its_size(studio: Studio) -> None:
     scene = studio.scene()
     rep, limit = scene.extracted(), 0.1
     sigmas = scene.falling(SIGMA, SIGMA_NEXT)
-    plain = scene.custom(scene.model, sigmas)
-    guided = scene.custom(scene.guided(rep, weight=2e5, limit=limit), sigmas)
+    plain = scene.custom(scene.model, sigmas, **ALONE)
+    guided = scene.custom(scene.guided(rep, weight=2e5, limit=limit), sigmas, **ALONE)
     literal = scene.gradient("gradient", rep, SIGMA)
     nodes = scene.save("plain", plain), scene.save("guided", guided), literal
     before, after, gradient = studio.saved(studio.run(scene), *nodes)
@@ -68,8 +70,8 @@ def test_a_normalised_step_pushes_by_its_weight_alone(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted()
     sigmas = scene.falling(SIGMA, SIGMA_NEXT)
-    plain = scene.custom(scene.model, sigmas)
-    guided = scene.custom(scene.guided(rep, weight=4000.0, warm_up=2, update_rule="normalised"), sigmas)
+    plain = scene.custom(scene.model, sigmas, **ALONE)
+    guided = scene.custom(scene.guided(rep, weight=4000.0, warm_up=2, update_rule="normalised"), sigmas, **ALONE)
     literal = scene.gradient("gradient", rep, SIGMA)
     nodes = scene.save("plain", plain), scene.save("guided", guided), literal
     before, after, gradient = studio.saved(studio.run(scene), *nodes)
@@ -86,7 +88,7 @@ def test_multistep_samplers_are_not_guided_beside_a_seam_and_euler_is(studio: St
         sampler = scene.graph.add("KSamplerSelect", sampler_name=name)
         for steps in (0, 1, 2):
             model = scene.guided(rep, weight=2000.0, guided_steps=steps)
-            drawn[f"{name} {steps}"] = scene.custom(model, sigmas, sampler=sampler)
+            drawn[f"{name} {steps}"] = scene.custom(model, sigmas, sampler=sampler, **ALONE)
     none, euler, euler_too, none_either, multistep, multistep_too = studio.latents(scene, **drawn)
     for free, guided in ((none, euler), (euler, euler_too), (none_either, multistep)):
         assert np.abs(free - guided).max() > 1e-3 * np.abs(free).max()
@@ -100,8 +102,8 @@ def test_conditions_under_masks_share_the_gradient_as_they_share_the_picture(stu
     rep = scene.extracted()
     sigmas = scene.falling(SIGMA, SIGMA_NEXT)
     positive = scene.both(*halves)
-    plain = scene.custom(scene.model, sigmas, positive=positive)
-    guided = scene.custom(scene.guided(rep, weight=2000.0), sigmas, positive=positive)
+    plain = scene.custom(scene.model, sigmas, positive=positive, **ALONE)
+    guided = scene.custom(scene.guided(rep, weight=2000.0), sigmas, positive=positive, **ALONE)
     literal = [scene.gradient(f"gradient {i}", rep, SIGMA, conditioning=c) for i, c in enumerate(texts)]
     nodes = scene.save("plain", plain), scene.save("guided", guided), *literal
     before, after, left, right = studio.saved(studio.run(scene), *nodes)

@@ -14,9 +14,9 @@ OF_A_RUN = {"_Run", "_Step", "ConstantWeights", "EnergyGradient", "Gradient", "R
 
 
 def unguided(studio: Studio) -> tuple[Array, dict[str, Any]]:
-    """An unguided run, sampled now, and the state it finds."""
+    """An unguided step, sampled now, and the state it finds."""
     scene = studio.scene(fresh=True)
-    latent = scene.ksampler(scene.model)
+    latent = scene.ksampler(scene.model, steps=1)
     saved, state = scene.save("unguided", latent), scene.state(latent)
     result = studio.run(scene)
     return studio.saved(result, saved)[0], only(result, state, "state")

@@ -174,10 +174,10 @@ def bare(scene: Scene) -> Setting:
     return Setting(scene.model, {})
 
 
-SETTINGS = (
-    _areas, _masks_and_whole, _ranges, _prompts_per_frame, _control, _lora, _free_u, _perturbed_attention,
-    _rescaled_cfg,
-)  # fmt: skip
+SETTINGS = (_masks_and_whole, _ranges, _prompts_per_frame, _control, _lora, _rescaled_cfg)
+# ComfyUI's smallest area is 64 pixels wide. Of 64 pixels the UNet's lowest level sees a single cell: attention over it
+# cannot be perturbed, and FreeU V2 divides by the range of its values, which is 0.
+WIDE = (_areas, _free_u, _perturbed_attention)
 
 
 @dataclass(frozen=True)
@@ -204,16 +204,24 @@ def _ends(studio: Studio, setting: Callable[[Scene], Setting], width: int) -> En
     return Ends(*studio.saved(result, *saves), *(only(result, energy, "energy") for energy in energies))
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.__name__.strip("_"))
-def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
+def assert_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
     """The energy falls, and what guidance stands beside has its effect as without it."""
-    # ComfyUI's smallest area is 64 pixels wide. Of 64 pixels the UNet's lowest level sees a single cell:
-    # attention over it cannot be perturbed, and FreeU V2 divides by the range of its values, which is 0.
-    width = 128 if setting in (_areas, _free_u, _perturbed_attention) else 64
+    width = 128 if setting in WIDE else 64
     ends, plain = _ends(studio, setting, width), _ends(studio, bare, width)
     assert ends.energy < 0.9 * ends.unguided_energy
     assert not np.array_equal(ends.unguided, plain.unguided)
     assert not np.array_equal(ends.guided, plain.guided)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.__name__.strip("_"))
+def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
+    assert_works_beside(studio, setting)
+
+
+@pytest.mark.ways
+@pytest.mark.parametrize("setting", WIDE, ids=lambda setting: setting.__name__.strip("_"))
+def test_guidance_works_beside_in_a_wider_picture(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
+    assert_works_beside(studio, setting)
 
 
 def test_a_step_without_any_active_condition_is_left_alone(studio: Studio) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from test_gradient import SIGMA, SIGMA_NEXT, relative_error
+from test_gradient import ALONE, SIGMA, SIGMA_NEXT, relative_error
 
 from scenes import SCALE, Studio, only
 
@@ -28,8 +28,8 @@ def test_overlapping_windows_fuse_gradients_as_they_fuse_predictions(studio: Stu
     model = scene.sliding(4, 2, fuse_method="pyramid")
     rep = scene.extracted(model=model)
     sigmas = scene.falling(SIGMA, SIGMA_NEXT)
-    plain = scene.custom(model, sigmas)
-    guided = scene.custom(scene.guided(rep, model=model, weight=2000.0), sigmas)
+    plain = scene.custom(model, sigmas, **ALONE)
+    guided = scene.custom(scene.guided(rep, model=model, weight=2000.0), sigmas, **ALONE)
     literal = [scene.gradient(f"gradient {i}", rep, SIGMA, model=model, window=i) for i in range(2)]
     nodes = scene.save("plain", plain), scene.save("guided", guided), *literal
     before, after, *gradients = studio.saved(studio.run(scene), *nodes)
