@@ -285,7 +285,9 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
             outputs=[
                 io.Latent.Output(tooltip="The video, as latents."),
                 io.String.Output(
-                    display_name="report", tooltip="How many steps were guided, and what became of the energy."
+                    display_name="report",
+                    tooltip="How many steps were guided, and what became of the energy; a line for each run, of which "
+                    "AnimateDiff's iterations make several.",
                 ),
             ],
         )
@@ -347,4 +349,4 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
             latent=latent_image,
             seed=seed,
         )
-        return io.NodeOutput(latent, str(reports[-1]))
+        return io.NodeOutput(latent, "\n".join(map(str, reports)))

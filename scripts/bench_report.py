@@ -55,7 +55,7 @@ def times(rows: Sequence[Row], floors: Sequence[Floor]) -> str:
     """One line for each size and mode: medians, and the range of the pairs."""
     least = {floor.size: f"{floor.ratio:.3f}" for floor in floors}
     heads = ["clip", "memory", "guided / unguided step", "floor", "guided step, s", "extraction / conditional pass"]
-    heads += ["peak guided, GiB", "peak unguided, GiB", "motion file, KiB"]
+    heads += ["peak guided, GiB", "peak unguided, GiB", "motion file, KiB", "pairs"]
     lines = []
     for row in rows:
         ratios = [guided / unguided for guided, unguided in row["seconds"]]
@@ -64,14 +64,14 @@ def times(rows: Sequence[Row], floors: Sequence[Floor]) -> str:
         lines.append([
             _clip(row), row["mode"], _spread(ratios), least.get(row["size"], "-"),
             f"{statistics.median(guided for guided, _ in row['seconds']):.2f}", _spread(passes),
-            *peaks, f"{row['motion_file'] / 1024:.0f}",
+            *peaks, f"{row['motion_file'] / 1024:.0f}", str(len(ratios)),
         ])  # fmt: skip
     return _table(heads, lines)
 
 
 def shared(rows: Sequence[Row]) -> str:
     """One line for each size and mode: the mean cost of guided steps of which several share a gradient."""
-    heads = ["clip", "memory", "sharing / unguided step", *(f"reuse {steps}" for steps in _SHARES)]
+    heads = ["clip", "memory", "sharing / unguided step", *(f"reuse {steps}" for steps in _SHARES), "runs"]
     lines = []
     for row in rows:
         steps = row["seconds"]
@@ -80,7 +80,7 @@ def shared(rows: Sequence[Row]) -> str:
             statistics.median((guided + (n - 1) * sharing) / (n * unguided) for guided, sharing, unguided in steps)
             for n in _SHARES
         ]
-        lines.append([_clip(row), row["mode"], _spread(alone), *(f"{mean:.3f}" for mean in means)])
+        lines.append([_clip(row), row["mode"], _spread(alone), *(f"{mean:.3f}" for mean in means), str(len(steps))])
     return _table(heads, lines)
 
 

@@ -86,9 +86,9 @@ class Cell:
     def label(self) -> str:
         return self.name.split("/", 1)[1]
 
-    def only(self, cases: Collection[int]) -> Cell:
-        """The same for some of the references."""
-        rows = tuple(row for row in self.rows if row["case"] in cases)
+    def only(self, cases: Collection[int], seeds: int | None = None) -> Cell:
+        """The same for some of the references, and for the first seeds."""
+        rows = tuple(row for row in self.rows if row["case"] in cases and (seeds is None or row["seed"] < seeds))
         return replace(self, record=replace(self.record, rows=rows))
 
     def values(self, key: str) -> np.ndarray:

@@ -55,7 +55,7 @@ def cells() -> dict[str, Setting]:
 
 def rules_table(found: Mapping[str, Cell], what: str, values: Sequence[int]) -> str:
     """One line for each value: path errors under every rule, and what is left of the error without guidance."""
-    heads = [what, "no guidance, px", "normalised, px", "ratio", "published, px", "ratio", "clips"]
+    heads = [what, "no guidance, px", "normalised, px", "ratio", "published, px", "ratio", "its push", "clips"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for value in values:
         free, fast, published = (found.get(f"{what}/{value}, {rule}") for rule in RULES)
@@ -63,7 +63,8 @@ def rules_table(found: Mapping[str, Cell], what: str, values: Sequence[int]) -> 
             entries = [str(value), free.entry(PATH)]
             for cell in (fast, published):
                 entries += [cell.entry(PATH), ratio(cell, free, PATH).text]
-            lines.append("| " + " | ".join([*entries, str(len(fast.rows))]) + " |")
+            entries += [f"{published.mean('push'):.3f}", str(len(fast.rows))]
+            lines.append("| " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
 
@@ -129,7 +130,8 @@ def write_page(args: argparse.Namespace) -> None:
     found = read_cells(args.store, shown, origins)
     there = {other: origins[name] for name, other in elsewhere.items()}
     known = read_cells(FIDELITY_STORE, {other: other for other in there}, there)
-    found |= {name: known[other].only(range(args.cases)) for name, other in elsewhere.items() if other in known}
+    same = {"cases": range(args.cases), "seeds": args.seeds}
+    found |= {name: known[other].only(**same) for name, other in elsewhere.items() if other in known}
     runs = sorted({run for cell in found.values() for run in cell.record.runs})
     if not TIMES.exists():
         raise SystemExit(f"{TIMES} is not there: run without --report first")
@@ -150,15 +152,18 @@ _HEAD = """# One weight for every size and length
 Written by `scripts/size_study.py`, which anyone can run again, on the embedded model and its held-out references
 ([FIDELITY.md](FIDELITY.md) says what they are, and what is measured). The preset `fast` with its rule `normalised`, and
 the same with the rule `published` and weight {weight:g}, which push 16 frames of 64 x 64 pixels about as hard. The
-things are as large, and move as far, in every size."""
+things are as large, and move as far, in every size.
+
+`normalised` pushes by its weight alone. The push of `published` is as strong as its gradient, which falls as there is
+more to average over; the tables say how strong it is in the mean of a run's guided steps, as a share of the noise."""
 _WEIGHTS = """## Half and twice the weight
 
 Were another weight right for another size or length, half or twice the weight would follow better there."""
 _SHARES = """## Gradients that steps share
 
-`fast` takes a gradient at each of its {fast.guided_steps} guided steps of {fast.steps}. Time is that of all steps, in
-runs without guidance: medians of turns on {run}. ([PERFORMANCE.md](PERFORMANCE.md) has the cost of a gradient in
-ComfyUI, where it is lower.)"""
+`fast` takes a gradient at each of its {fast.guided_steps} guided steps of {fast.steps}. Time is that of all
+{fast.steps} steps over that of a run without guidance, the median of turns ({run}); [PERFORMANCE.md](PERFORMANCE.md)
+has the cost of a step in ComfyUI."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

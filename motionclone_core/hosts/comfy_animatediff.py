@@ -15,6 +15,11 @@ from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, Video
 _MODELS_KEY = "ADE"
 _PARAMS_KEY = "ADE_params"
 _STEADY_SCHEDULES = ("standard_static", "batched")
+Kernel = Callable[..., Tensor]
+
+
+def _same(kernel: Kernel) -> Kernel:
+    return kernel
 
 
 class AnimateDiffHost:
@@ -94,21 +99,28 @@ class AnimateDiffHost:
         return tuple(range(frames)) if window is None else tuple(window)
 
     @contextmanager
-    def observing(self, observer: AttentionObserver, before_tap: Callable[[], None]) -> Iterator[None]:
+    def observing(
+        self, observer: AttentionObserver, before_tap: Callable[[], None], *, kernel: Callable[[Kernel], Kernel] = _same
+    ) -> Iterator[None]:
         """Hand the queries and keys of ``observer.taps`` to the observer while the block runs.
 
         Args:
             observer: told of each tap as the model reaches it.
             before_tap: called first at each tap; raises when the user cancels.
+            kernel: what computes attention in place of what does. Motion modules call theirs by themselves, where no
+                override of ComfyUI's attention reaches it.
         """
+        attentions = [layer for layer in self._motion_model.modules() if hasattr(layer, "actual_attention")]
+        originals = [(attention, attention.actual_attention) for attention in attentions]
         sites = self.sites
-        tapped = [(name, sites[name], sites[name].actual_attention) for name in observer.taps]
         try:
-            for name, attention, original in tapped:
-                attention.actual_attention = _tapped(name, original, observer, before_tap)
+            for attention, original in originals:
+                attention.actual_attention = kernel(original)
+            for name in observer.taps:
+                sites[name].actual_attention = _tapped(name, sites[name].actual_attention, observer, before_tap)
             yield
         finally:
-            for _, attention, original in tapped:
+            for attention, original in originals:
                 attention.actual_attention = original
 
     @property
@@ -141,9 +153,7 @@ def _self_attention(module: Any) -> Iterator[Any]:
         yield from (attention for attention in block.attention_blocks if not attention.is_cross_attention)
 
 
-def _tapped(
-    name: str, original: Callable[..., Tensor], observer: AttentionObserver, before_tap: Callable[[], None]
-) -> Callable[..., Tensor]:
+def _tapped(name: str, original: Kernel, observer: AttentionObserver, before_tap: Callable[[], None]) -> Kernel:
     def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         before_tap()
         observer.observe(name, q, k, heads)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 from ..representation import Crop, Window
 from .autograd import eager, recording
 from .base import Gradient, Guide, UnsupportedModelError
-from .comfy_animatediff import AnimateDiffHost
+from .comfy_animatediff import AnimateDiffHost, Kernel
 from .comfy_memory import MemoryMode, MemoryPlan, recomputable
 from .gradients import GradientScale
 from .recompute import recomputed
@@ -137,7 +137,8 @@ class CallRecorder:
                 stack.enter_context(recomputed(self._layers(call), partial(recording, _is_streamed)))
             x = call.x.detach().clone().requires_grad_()
             observer = self._guide.observer(x, crops, window=call.window, scale=scale)
-            stack.enter_context(self._host.observing(observer, self._before_tap))
+            stack.enter_context(self._host.observing(observer, self._before_tap, kernel=_recordable))
+            stack.enter_context(_full_precision(call.executor.class_obj.diffusion_model))
             options = dict(call.transformer_options)
             options[_ATTENTION] = _differentiable(options.get(_ATTENTION))
             prediction = call(x, options).detach()
@@ -158,12 +159,29 @@ def _is_streamed(tensor: Tensor) -> bool:
     return any(torch.is_tensor(b) and b.untyped_storage().data_ptr() == start for b in buffers)
 
 
+@contextmanager
+def _full_precision(network: torch.nn.Module) -> Iterator[None]:
+    """Multiply by quantised weights as if they were not: ComfyUI's own function keeps them for a backward pass."""
+    quantised = [layer for layer in network.modules() if getattr(layer, "_full_precision_mm", None) is False]
+    try:
+        for layer in quantised:
+            layer._full_precision_mm = True
+        yield
+    finally:
+        for layer in quantised:
+            layer._full_precision_mm = False
+
+
+def _recordable(kernel: Kernel) -> Kernel:
+    """Attention itself, or PyTorch's where it cannot be recorded."""
+    return comfy_attention.attention_pytorch if getattr(kernel, "__name__", "") in _NOT_RECORDED else kernel
+
+
 def _differentiable(existing: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
     """An attention override that trades kernels which cannot be recorded for PyTorch's own."""
 
     def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        if getattr(func, "__name__", "") in _NOT_RECORDED:
-            func = comfy_attention.attention_pytorch
+        func = _recordable(func)
         if existing is None:
             return func(*args, **kwargs)
         result = existing(func, *args, **kwargs)

@@ -102,7 +102,7 @@ class RunSummary:
 
     Attributes:
         guided: how many steps were guided.
-        skipped: how many went unguided because their gradient was not finite.
+        skipped: how many went unguided because their gradient or push was not finite.
         energies: of the first and of the last step whose energy was read; None if none was.
         saving: whether guided steps saved memory at the end.
     """
@@ -115,7 +115,7 @@ class RunSummary:
     def __str__(self) -> str:
         parts = [f"guided steps: {self.guided}"]
         if self.skipped:
-            parts.append(f"left unguided, as their gradient was not finite: {self.skipped}")
+            parts.append(f"left unguided, as their gradient or push was not finite: {self.skipped}")
         if self.energies:
             parts.append(f"energy: {self.energies[0]:.4g} -> {self.energies[1]:.4g}")
         return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
@@ -239,21 +239,24 @@ def _predict_noise(
 
 
 def _corrected(run: _Run, step: _Step, denoised: Tensor, gradient: Tensor) -> Tensor:
-    if not bool(torch.isfinite(gradient).all()):
-        broken = not all(math.isfinite(energy) for energy in step.energies)
-        why = _NO_NUMBERS if broken else "its gradient is not finite (--force-fp32 avoids that)"
-        log.warning("step %d goes unguided: %s", step.index, why)
-        run.skipped.add(step.index)
-        return denoised
-    run.guided.add(step.index)
-    return run.guide.correct(
-        denoised,
-        gradient,
-        strength=step.strength,
-        sigma=step.sigma,
-        sigma_next=step.sigma_next,
-        sigma_from=step.sigma_from,
-    )
+    levels = {"sigma": step.sigma, "sigma_next": step.sigma_next, "sigma_from": step.sigma_from}
+    corrected = run.guide.correct(denoised, gradient, strength=step.strength, **levels)
+    # No gradient that is not finite gives what is; nor does every one that is.
+    if bool(torch.isfinite(corrected).all()):
+        run.guided.add(step.index)
+        return corrected
+    log.warning("step %d goes unguided: %s", step.index, _reason(step, gradient))
+    run.skipped.add(step.index)
+    return denoised
+
+
+def _reason(step: _Step, gradient: Tensor) -> str:
+    """Why a step is not guided that should be."""
+    if not all(math.isfinite(energy) for energy in step.energies):
+        return _NO_NUMBERS
+    if bool(torch.isfinite(gradient).all()):
+        return "its prediction or its push is not finite (lower the weight, or set a limit)"
+    return "its gradient is not finite (--force-fp32 avoids that)"
 
 
 def _calc_cond_batch(

@@ -316,10 +316,13 @@ class _Run:
         return torch.stack(guided), gradient
 
     def _corrected(self, clip: Tensor, gradient: Tensor, strength: float, step: Step) -> Tensor:
-        if not bool(gradient.isfinite().all()):
-            log.warning("step %d of a clip goes unguided: its gradient overflowed", step.index)
-            return clip
-        return self.guide.correct(clip, gradient, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next)
+        corrected = self.guide.correct(
+            clip, gradient, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next
+        )
+        if bool(corrected.isfinite().all()):
+            return corrected
+        log.warning("step %d of a clip goes unguided: its gradient or its push overflowed", step.index)
+        return clip
 
     def _conditional(self, x: Tensor, step: Step, guide: Guide, scale: float) -> tuple[Tensor, Gradient]:
         with recording():

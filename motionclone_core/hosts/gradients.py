@@ -21,11 +21,13 @@ class GradientScale:
     """What the energy of a run is multiplied by on its way back through a network in half precision.
 
     Too small a gradient is lost there, too large a one is infinite: a gradient that is not finite is taken again at
-    smaller scales, and the run keeps the one that helps. Powers of two cost no bit.
+    smaller scales, and the run keeps the one that helps. Where none does, the next step tries the smallest first, and
+    no other unless that helps. Powers of two cost no bit.
     """
 
     def __init__(self) -> None:
         self._scales = (2.0**12, 2.0**6, 1.0, 2.0**-6)
+        self._helpless = False
 
     def take(
         self, attempt: Callable[[float], tuple[Prediction, Gradient]]
@@ -37,11 +39,18 @@ class GradientScale:
         Args:
             attempt: runs the model at a scale; gives its prediction, and the gradient.
         """
+        if self._helpless:
+            prediction, gradient = attempt(self._scales[-1])
+            if not gradient.finite:
+                return prediction, gradient
+        self._helpless = False
         for scale in self._scales:
             prediction, gradient = attempt(scale)
             # No scale mends an energy that is no number: the network itself has overflowed.
             if gradient.finite or not all(math.isfinite(energy) for energy in gradient.energies):
                 break
+        else:
+            self._helpless = True
         if gradient.finite and scale != self._scales[0]:
             log.info("gradients overflow at a scale of %g; from here on it is %g", self._scales[0], scale)
             self._scales = tuple(smaller for smaller in self._scales if smaller <= scale)
@@ -63,7 +72,7 @@ class SharedGradient:
 
     def at(self, step: int, sigma: float) -> Tensor | None:
         """The gradient by x at ``sigma``; None if this step has to take its own."""
-        # A run that starts over, as FreeInit's do, comes back to earlier steps.
+        # A step that comes before the one whose gradient is kept belongs to a pass that has started over.
         if self._steps == 1 or self._kept is None or not 0 <= step - self._kept[0] < self._steps:
             return None
         return self._kept[1] / math.sqrt(1.0 + sigma**2)

@@ -13,7 +13,7 @@ from scenes import Studio, only, sigma_of
 
 
 def test_a_video_file_becomes_guided_frames(studio: Studio, tmp_path: Path) -> None:
-    frames, steps = 4, {"steps": 3, "guided_steps": 2, "ratio": 0.2}
+    frames, steps = 4, {"steps": 4, "guided_steps": 3, "ratio": 0.2}
     video = studio.server.add_input(draw_clip(tmp_path / "reference.mp4", 24, (96, 80)))
     scene = studio.scene(frames=frames)
     size = {"width": scene.width, "height": scene.height}
@@ -26,9 +26,9 @@ def test_a_video_file_becomes_guided_frames(studio: Studio, tmp_path: Path) -> N
     saved = scene.graph.add("SaveImage", images=pictures, filename_prefix="frame")
 
     sigmas = scene.graph.add("MotionCloneScheduler", model=scene.model, **steps)
-    guided_phase = scene.graph.add("SplitSigmas", sigmas=sigmas, step=2)
-    ends = [scene.custom(model, guided_phase) for model in (scene.guided(rep, guided_steps=2), scene.model)]
-    # Three steps, two of them in the noisiest 0.2: 999, 800, and then 799.
+    guided_phase = scene.graph.add("SplitSigmas", sigmas=sigmas, step=3)
+    ends = [scene.custom(model, guided_phase) for model in (scene.guided(rep, guided_steps=3), scene.model)]
+    # Four steps, three of them in the noisiest 0.2: 999, 900, 800, and then 799.
     energies = [scene.energy(rep, end, sigma_of(799)) for end in ends]
     result = studio.run(scene)
 

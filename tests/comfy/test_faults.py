@@ -24,7 +24,7 @@ def test_a_model_whose_weights_are_no_numbers_goes_unguided_and_the_next_is_guid
     result = studio.run(scene)
     assert np.isnan(studio.saved(result, bad)[0]).all()
     assert "step 0 goes unguided: the model gives values that are not numbers" in result.log
-    assert "guided steps: 0, left unguided, as their gradient was not finite: 1" in result.log
+    assert "guided steps: 0, left unguided, as their gradient or push was not finite: 1" in result.log
     scene = studio.scene(fresh=True)
     after = studio.latents(scene, guided=scene.ksampler(scene.guided(scene.extracted())))[0]
     assert np.array_equal(before, after)

@@ -66,8 +66,10 @@ def test_a_guided_step_moves_by_the_literal_gradient(way: Studio) -> None:
     scene = way.scene()
     rep, sigmas = scene.extracted(), scene.falling(SIGMA, SIGMA_NEXT)
     plain = scene.custom(scene.model, sigmas)
+    tight = scene.graph.add("MotionCloneProbeMemory", model=scene.model, kind="short", layer=1)
     guided = {
-        memory: scene.custom(scene.guided(rep, weight=WEIGHT, memory=memory), sigmas) for memory in ("speed", "memory")
+        memory: scene.custom(scene.guided(rep, model=model, weight=WEIGHT, memory=memory), sigmas)
+        for memory, model in (("speed", scene.model), ("memory", tight))
     }
     literal = scene.gradient("gradient", rep, SIGMA)
     saves = [scene.save(name, node) for name, node in {"plain": plain, **guided}.items()]
@@ -117,6 +119,20 @@ def test_a_compiled_model_is_guided_as_it_was_written(usual: Studio) -> None:
     as_written, speed, memory = usual.saved(result, *saves)
     assert "probe compiled" in result.log
     assert relative_error(speed, as_written) < 1e-5 and np.array_equal(speed, memory)
+
+
+def test_quantised_weights_are_multiplied_by_in_full_precision_where_gradients_are_taken(usual: Studio) -> None:
+    scene = usual.scene()
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT)
+    exact, quantised = (scene.graph.add("MotionCloneProbeQuantised", model=scene.model, full=f) for f in (True, False))
+    rep = scene.extracted(model=exact)
+    models = {"free_exact": exact, "free": quantised, "exact": scene.guided(rep, model=exact, weight=WEIGHT)}
+    models |= {m: scene.guided(rep, model=quantised, weight=WEIGHT, memory=m) for m in ("speed", "memory")}
+    runs = {name: scene.custom(model, sigmas, cfg=1.0) for name, model in models.items()}
+    free_exact, free, exact_, speed, memory = usual.latents(scene, **runs)
+    assert not np.array_equal(free, free_exact), "the weights must be multiplied by as they are without guidance"
+    assert np.array_equal(speed, exact_) and np.array_equal(memory, exact_)
+    assert not np.array_equal(speed, free)
 
 
 @pytest.mark.parametrize("name", ["control", "lora", "free_u", "hyper_tile"])

@@ -43,7 +43,7 @@ def page(tmp_path, *runs):
 def test_the_ratio_is_the_median_of_the_pairs_ratios(tmp_path):
     text = page(tmp_path, run())
     assert "| 16 frames of 256 x 256 | speed | 2.000 (1.500 to 3.000) | - | 5.00 |" in text
-    assert "| 5.00 | 0.600 (0.500 to 0.750) | 3.00 | - | 600 |" in text
+    assert "| 5.00 | 0.600 (0.500 to 0.750) | 3.00 | - | 600 | 3 |" in text
 
 
 def test_the_floor_stands_beside_the_ratio_of_its_size(tmp_path):
@@ -54,7 +54,7 @@ def test_the_floor_stands_beside_the_ratio_of_its_size(tmp_path):
 
 def test_steps_that_share_a_gradient_cost_one_gradient(tmp_path):
     # The medians: of 2, 3 and 1 steps' worth; (4 + 2.2) / 4 of 1.55, 2 and 0.95; and so on.
-    line = "| 16 frames of 256 x 256 | speed | 1.000 (0.900 to 1.100) | 2.000 | 1.550 | 1.400 | 1.325 |"
+    line = "| 16 frames of 256 x 256 | speed | 1.000 (0.900 to 1.100) | 2.000 | 1.550 | 1.400 | 1.325 | 3 |"
     assert line in page(tmp_path, run())
     assert "1.325" not in page(tmp_path / "again", run(shared=[]))
 

@@ -39,13 +39,16 @@ def test_the_scale_that_helped_is_kept_and_the_smaller_ones_too():
     assert tried == [1.0, 2.0**-6]
 
 
-def test_a_gradient_that_no_scale_mends_is_handed_on_and_changes_nothing():
+def test_a_gradient_that_no_scale_mends_is_handed_on_and_tried_at_the_smallest_from_then_on():
     scale = GradientScale()
     hopeless, tried = half_precision(math.inf)
     _, gradient = scale.take(hopeless)
     assert not gradient.finite and len(tried) == 4
+    scale.take(hopeless)
+    assert tried[4:] == [2.0**-6]
     fine, tried = half_precision(1e-9)
-    assert scale.take(fine)[1].finite and tried == [2.0**12]
+    assert scale.take(fine)[1].finite and tried == [2.0**-6, 2.0**12]
+    assert scale.take(fine)[1].finite and tried[2:] == [2.0**12]
 
 
 @pytest.mark.parametrize("energy", [math.nan, math.inf])

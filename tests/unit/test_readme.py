@@ -68,6 +68,17 @@ def test_what_is_said_of_fidelity_was_measured():
     assert max(samplers["dpmpp_2m"], samplers["ddpm"]) < 1.1 * fast
 
 
+def test_what_is_said_of_sizes_was_measured():
+    page = (ROOT / "docs" / "SIZES.md").read_text(encoding="utf-8")
+    sizes, frames = (table_after(page, f"## {heading}") for heading in ("Size in pixels", "Number of frames"))
+    push = {table: {name: row["its push"] for name, row in rows.items()} for table, rows in ((0, sizes), (1, frames))}
+    assert f"from {push[0]['48']} of the noise at 48 pixels to {push[0]['96']} at 96" in TEXT
+    assert f"and from {push[1]['8']} at 8 frames to {push[1]['32']} at 32" in TEXT
+    shares = table_after(page, "## Gradients that steps share")
+    grown = shares["2"]["path error to that of 1"].split()[0]
+    assert f"path errors of `fast` on the embedded model grew to {float(grown):.2f} times" in TEXT
+
+
 def test_what_is_said_of_cost_was_measured():
     page = (ROOT / "docs" / "PERFORMANCE.md").read_text(encoding="utf-8")
     lines = [[entry.strip() for entry in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
@@ -77,6 +88,6 @@ def test_what_is_said_of_cost_was_measured():
     assert f"a guided step takes {speed:.1f} GiB when it keeps everything (`speed`)" in TEXT
     said = f"{memory:.1f} GiB when it saves memory (`memory`), and {whole[control, 'memory']:.1f} GiB then beside"
     assert said in TEXT
-    times = {line[1]: line[2].split()[0] for line in lines if line[0] == "16 frames of 256 x 256" and "(" in line[2]}
+    times = {line[1]: line[2].split()[0] for line in lines if line[0] == "16 frames of 256 x 256" and len(line) == 10}
     ratios = {mode: f"{float(ratio):.2f}" for mode, ratio in times.items()}
     assert f"takes {ratios['speed']} times as long as an unguided one, and {ratios['memory']} times when" in TEXT

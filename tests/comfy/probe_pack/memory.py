@@ -7,20 +7,23 @@ import gc
 import logging
 
 import comfy.model_management
+import comfy.ops
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.patcher_extension import WrappersMP
+from comfy.quant_ops import QuantizedTensor
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from .files import CATEGORY, ModelProbe
 
 KEY = "probe_memory"
+LITTLE = 5 * 2**20  # bytes
 
 
 class ProbeMemory:
     """A MODEL whose runs meet little memory while gradients are recorded, and log how often layers ran for them.
 
-    ``short``: none is said to be free. ``exhausted``: the n-th recorded layer finds none.
+    ``short``: next to none is said to be free. ``exhausted``: the n-th recorded layer finds none.
     """
 
     CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
@@ -80,13 +83,15 @@ def counted(network, fails_at):
 
 @contextlib.contextmanager
 def short_memory():
-    """No memory is free while gradients are recorded."""
+    """Next to no memory is free while gradients are recorded."""
     honest = comfy.model_management.get_free_memory
 
     def free(*args, **kwargs):
         found = honest(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            return found
         # Attention asks for two numbers, and cuts its work by them.
-        return 0 if torch.is_grad_enabled() and not isinstance(found, tuple) else found
+        return (LITTLE, LITTLE) if isinstance(found, tuple) else LITTLE
 
     comfy.model_management.get_free_memory = free
     try:
@@ -131,9 +136,32 @@ class ProbeCompile(ModelProbe):
         return (model,)
 
 
+class ProbeQuantised:
+    """A MODEL one of whose layers holds float8 weights that ComfyUI multiplies by as they are, or in full precision."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+    LAYER, LAYOUT = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q", "TensorCoreFP8E4M3Layout"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "full": ("BOOLEAN", {"default": False})}}
+
+    def execute(self, model, full):
+        model = model.clone()
+        plain = model.get_model_object(self.LAYER)
+        operations = comfy.ops.mixed_precision_ops({"mixed_ops": True}, torch.float32)
+        layer = operations.Linear(plain.in_features, plain.out_features, bias=False, device="cpu", dtype=torch.float32)
+        weight = QuantizedTensor.from_float(plain.weight.float(), self.LAYOUT, scale="recalculate")
+        layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+        layer.bias, layer.quant_format, layer.layout_type = None, "float8_e4m3fn", self.LAYOUT
+        layer._full_precision_mm = full
+        model.add_object_patch(self.LAYER, layer)
+        return (model,)
+
+
 def _counted(graph, _):
     logging.info("probe compiled %d operations", len(graph.graph.nodes))
     return graph.forward
 
 
-PROBES = (ProbeMemory, ProbeOffload, ProbeCompile)
+PROBES = (ProbeMemory, ProbeOffload, ProbeCompile, ProbeQuantised)
