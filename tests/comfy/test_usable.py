@@ -218,12 +218,6 @@ def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Settin
     assert_works_beside(studio, setting)
 
 
-@pytest.mark.ways
-@pytest.mark.parametrize("setting", WIDE, ids=lambda setting: setting.__name__.strip("_"))
-def test_guidance_works_beside_in_a_wider_picture(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
-    assert_works_beside(studio, setting)
-
-
 def test_a_step_without_any_active_condition_is_left_alone(studio: Studio) -> None:
     scene = studio.scene()
     part = {"start": 0.12, "end": 1.0}  # sigma 12.7, between the two steps

@@ -6,7 +6,7 @@ Servers of their own, which take a minute each: these tests are run by `make tes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from conftest import PROBE_PACK
 from test_cost import assert_alike
 from test_gradient import SIGMA, SIGMA_NEXT, relative_error
+from test_usable import WIDE, Setting, assert_works_beside
 
 from comfy_server import ComfyServer, Node
 from find_comfyui import ComfyUI
@@ -133,6 +134,11 @@ def test_quantised_weights_are_multiplied_by_in_full_precision_where_gradients_a
     assert not np.array_equal(free, free_exact), "the weights must be multiplied by as they are without guidance"
     assert np.array_equal(speed, exact_) and np.array_equal(memory, exact_)
     assert not np.array_equal(speed, free)
+
+
+@pytest.mark.parametrize("setting", WIDE, ids=lambda setting: setting.__name__.strip("_"))
+def test_guidance_works_beside_in_a_wider_picture(usual: Studio, setting: Callable[[Scene], Setting]) -> None:
+    assert_works_beside(usual, setting)
 
 
 @pytest.mark.parametrize("name", ["control", "lora", "free_u", "hyper_tile"])
