@@ -20,7 +20,7 @@ from torch import Tensor
 
 from motionclone_core.guidance import EnergyGradient, MotionGuidance, push_of
 from motionclone_core.headless import extract
-from motionclone_core.hosts.base import Gradient, ModelIdentity, VideoSize
+from motionclone_core.hosts.base import Gradient, ModelIdentity, VideoSize, View
 from motionclone_core.hosts.diffusers_animatediff import Step, sample
 from motionclone_core.metrics import (
     frechet_distance,
@@ -31,7 +31,7 @@ from motionclone_core.metrics import (
     track_points,
     velocity_cosine,
 )
-from motionclone_core.representation import Crop, MotionRepresentation, Window
+from motionclone_core.representation import MotionRepresentation
 from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, uneven_timesteps
 
 from .drawing import FRAMES, MOTIONS, SIZE, Scene, random_scene
@@ -178,7 +178,7 @@ class EachGuidance:
     """
 
     def __init__(self, guides: Sequence[MotionGuidance]) -> None:
-        if len({replace(guide, representation=None) for guide in guides}) != 1:
+        if len({replace(guide, motion=None) for guide in guides}) != 1:
             raise ValueError(f"{len(guides)} guides: give one or more, which differ in nothing but the motion")
         self._guides = tuple(guides)
         self._first = self._guides[0]
@@ -200,11 +200,12 @@ class EachGuidance:
     def reuse(self) -> int:
         return self._first.reuse
 
-    def observer(self, x: Tensor, crops: Sequence[Crop], *, window: Window, scale: float) -> EnergyGradient:
+    def observer(self, x: Tensor, view: View, *, scale: float) -> EnergyGradient:
         """See `hosts.base.Guide`."""
-        kept = [guide.representation.within(window) for guide in self._guides]
-        targets = {name: [taps[name].to(x.device) for taps in kept] for name in self.taps}
-        return EnergyGradient(x, targets, scale)
+        views = [replace(view, crops=[crop]) for crop in view.crops]
+        several = [guide.targets(own) for guide, own in zip(self._guides, views, strict=True)]
+        targets = {name: [targets[name][0] for targets in several] for name in self.taps}
+        return EnergyGradient(x, targets, len(several), scale)
 
     def correct(self, denoised: Tensor, gradient: Tensor, **step: Any) -> Tensor:
         """See `hosts.base.Guide`."""

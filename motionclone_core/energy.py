@@ -6,18 +6,19 @@ Shapes used here:
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
-from .attention import temporal_attention
 
-
-def sparse_energy(attention: Tensor, values: Tensor, indices: Tensor) -> Tensor:
-    """Mean squared distance of the kept entries, ``mean((A[indices] - values)^2)``.
+def sparse_energy(attention: Tensor, values: Tensor, indices: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared distance of the kept entries, ``mean(w * (A[indices] - values)^2)``.
 
     Args:
         attention: A of the video being sampled, ``[p, n, f, f]``.
         values: kept entries of the reference, ``[p, n, f, k]``.
         indices: where they are, any integer type, same shape.
+        weights: w, how much each position and frame counts, ``[p, f]``; 1 if it is left out. The mean is over all of
+            them whatever their weights: what is left in counts as much as without the rest (this project).
 
     Returns:
         The mean over positions, heads, frames and kept entries, a scalar of the attention's dtype.
@@ -31,9 +32,7 @@ def sparse_energy(attention: Tensor, values: Tensor, indices: Tensor) -> Tensor:
             f"{tuple(values.shape)} at indices {tuple(indices.shape)}"
         )
     kept = attention.gather(-1, indices.long())
-    return (kept - values.to(attention.dtype)).square().mean()
-
-
-def tap_energy(q: Tensor, k: Tensor, heads: int, values: Tensor, indices: Tensor) -> Tensor:
-    """`sparse_energy` of one tap's queries and keys, ``[p, f, n * d]`` each, in float32 or better."""
-    return sparse_energy(temporal_attention(q, k, heads), values, indices)
+    distances = (kept - values.to(attention.dtype)).square()
+    if weights is not None:
+        distances = distances * rearrange(weights.to(attention.dtype), "p f -> p 1 f 1")
+    return distances.mean()

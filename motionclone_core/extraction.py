@@ -11,16 +11,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .attention import strongest, temporal_attention
+from .grids import Cells, RepresentationMismatchError, halvings
 from .hosts.base import StopForward
-from .representation import (
-    MotionRepresentation,
-    Provenance,
-    RepresentationMismatchError,
-    TapRepresentation,
-    Window,
-    halved,
-    halvings,
-)
+from .representation import MotionRepresentation, Provenance, TapRepresentation, Window
 
 DEFAULT_T_ALPHA = 400
 
@@ -117,9 +110,8 @@ class WindowReader:
                 f"the attention of {tap} holds values that are not numbers: the model overflows in its "
                 f"precision, run it in a wider one (--force-fp32 in ComfyUI)"
             )
-        times = halvings(self._latent_size, q.shape[0])
-        grid = (halved(self._latent_size[0], times), halved(self._latent_size[1], times))
-        self._kept[tap] = TapRepresentation.compact(values, indices, grid)
+        cells = Cells(self._latent_size, halvings(self._latent_size, q.shape[0]))
+        self._kept[tap] = TapRepresentation.compact(values, indices, cells.grid)
         if len(self._kept) == len(self._taps):
             raise StopForward
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from .energy import tap_energy
-from .hosts.base import Gradient, ModelIdentity, VideoSize
-from .representation import (
-    Crop,
-    MotionRepresentation,
-    RepresentationMismatchError,
-    TapRepresentation,
-    Window,
-)
-from .schedule import UPDATE_RULES, GuidanceWindow, Preset, UpdateRule
+from .attention import temporal_attention
+from .energy import sparse_energy
+from .grids import RepresentationMismatchError
+from .hosts.base import Gradient, ModelIdentity, VideoSize, View
+from .mixing import Motion
+from .representation import MotionRepresentation, TapRepresentation
+from .resampling import held_against
+from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, UpdateRule
 from .taps import execution_order
 
 log = logging.getLogger(__name__)
@@ -122,20 +122,20 @@ def _root_mean_square(gradient: Tensor) -> float:
 
 @dataclass(frozen=True)
 class MotionGuidance:
-    """Guides a run by one representation (a `hosts.base.Guide`).
+    """Guides a run by one motion or several (a `hosts.base.Guide`).
 
     Attributes:
-        representation: the motion to follow.
+        motion: what to follow.
         weight: lambda.
-        window: which steps, and the ramps.
+        window: which steps, and how strongly.
         update_rule: see `corrected_denoised`.
-        limit: see `corrected_denoised`.
+        limit: see `corrected_denoised`; where a part of the clip is guided alone, that part's.
         reuse: how many steps in a row share one gradient; 1 takes one at every step.
     """
 
-    representation: MotionRepresentation
+    motion: Motion | MotionRepresentation
     weight: float = DEFAULT_WEIGHT
-    window: GuidanceWindow = field(default_factory=GuidanceWindow)
+    window: Ramp = field(default_factory=GuidanceWindow)
     update_rule: UpdateRule = "published"
     limit: float | None = None
     reuse: int = 1
@@ -153,34 +153,70 @@ class MotionGuidance:
             raise ValueError(f"reuse is {self.reuse}: a gradient serves 1 step or more")
 
     @classmethod
-    def of(cls, representation: MotionRepresentation, preset: Preset, *, reuse: int = 1) -> MotionGuidance:
-        """Guidance with a preset's weight, guided steps, ramps, rule and limit; says so if k is not the preset's."""
-        if representation.k != preset.k:
-            log.info(
-                "this setting is made for a motion extracted with k = %d; this one has k = %d",
-                preset.k,
-                representation.k,
-            )
-        return cls(representation, preset.weight, preset.window, preset.update_rule, preset.limit, reuse)
+    def of(
+        cls, motion: Motion | MotionRepresentation, preset: Preset, *, curve: Ramp | None = None, reuse: int = 1
+    ) -> MotionGuidance:
+        """Guidance with a preset's weight, guided steps, ramps, rule and limit; says so if k is not the preset's.
+
+        Args:
+            motion: what to follow.
+            preset: the setting.
+            curve: takes the place of the preset's guided steps and ramps.
+            reuse: see the class.
+        """
+        found = {representation.k for representation in Motion.of(motion).representations} - {preset.k}
+        if found:
+            log.info("this setting is made for a motion extracted with k = %d; this one has k = %d", preset.k, *found)
+        return cls(motion, preset.weight, curve or preset.window, preset.update_rule, preset.limit, reuse)
+
+    @cached_property
+    def _motion(self) -> Motion:
+        return Motion.of(self.motion)
 
     @property
     def taps(self) -> tuple[str, ...]:
-        return tuple(sorted(self.representation.taps, key=execution_order))
+        return self._motion.taps
 
     def require(self, model: ModelIdentity, video: VideoSize) -> None:
-        """Check that the representation fits the model and the video; see `hosts.base.Guide`."""
-        _require_model(self.representation, model)
-        self.representation.require_video(video.frames, (video.height, video.width))
+        """Check that the motions fit the model and the video; see `hosts.base.Guide`."""
+        for representation in self._motion.representations:
+            _require_model(representation, model)
+            representation.require_frames(video.frames)
+            made, size = representation.latent_size, (video.height, video.width)
+            if made != size:
+                log.info(
+                    "a motion read at %d x %d latent cells guides %d x %d: it is stretched over the frame",
+                    *made[::-1], *size[::-1],
+                )  # fmt: skip
 
     def strength(self, step: int, total_steps: int) -> float:
-        """lambda * w_i."""
-        return self.weight * self.window.ramp(step, total_steps)
+        """lambda * w_i of the strongest part.
 
-    def observer(self, x: Tensor, crops: Sequence[Crop], *, window: Window, scale: float) -> EnergyGradient:
+        Under ``normalised`` it is less where a part of the clip is guided alone: what is guided is pushed by it, and
+        what is not has no part in the push's root mean square.
+        """
+        strengths = self._motion.strengths(step, total_steps)
+        strength = self.weight * self.window.ramp(step, total_steps) * max(strengths)
+        if self.update_rule != "normalised" or not strength:
+            return strength
+        return strength * math.sqrt(self._motion.coverage(strengths))
+
+    def observer(self, x: Tensor, view: View, *, scale: float) -> EnergyGradient:
         """The observer of one guided model call; see `hosts.base.Guide`."""
-        size, kept = self.representation.latent_size, self.representation.within(window)
-        targets = {name: [kept[name].cropped(crop, size).to(x.device) for crop in crops] for name in self.taps}
-        return EnergyGradient(x, targets, scale)
+        return EnergyGradient(x, self.targets(view), len(view.crops), scale)
+
+    def targets(self, view: View) -> Targets:
+        """What a call of the model is held against.
+
+        Raises:
+            RepresentationMismatchError: a motion was not read in the call's window.
+        """
+        strengths = self._motion.strengths(view.step, view.total_steps)
+        return _joined([
+            _targets_of(part.representation, view, strength / max(strengths))
+            for part, strength in zip(self._motion.parts, strengths, strict=True)
+            if strength > 0
+        ])
 
     def correct(
         self,
@@ -201,8 +237,39 @@ class MotionGuidance:
             sigma_next=sigma_next,
             sigma_from=sigma_from,
             rule=self.update_rule,
-            limit=self.limit,
+            limit=self._limit,
         )
+
+    @cached_property
+    def _limit(self) -> float | None:
+        if self.limit is None:
+            return None
+        return self.limit * math.sqrt(self._motion.coverage([part.strength for part in self._motion.parts]))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one batch entry of a call is held against at one tap, and how much that counts."""
+
+    kept: TapRepresentation
+    share: float = 1.0
+
+
+Targets = Mapping[str, Sequence[Sequence[Target]]]  # by tap name and batch entry
+
+
+def _targets_of(representation: MotionRepresentation, view: View, share: float) -> Targets:
+    entries = [held_against(representation, view.window, crop, view.size) for crop in view.crops]
+    return {name: [[Target(kept[name], share)] for kept in entries] for name in representation.taps}
+
+
+def _joined(several: Sequence[Targets]) -> Targets:
+    """The targets of each tap and batch entry side by side; taps in the order of execution."""
+    names = sorted({name for targets in several for name in targets}, key=execution_order)
+    return {
+        name: [list(chain.from_iterable(entry)) for entry in zip(*(t[name] for t in several if name in t), strict=True)]
+        for name in names
+    }
 
 
 def _require_model(representation: MotionRepresentation, model: ModelIdentity) -> None:
@@ -240,10 +307,14 @@ class EnergyGradient:
     it can, and the rest of the network costs what it costs without guidance.
     """
 
-    def __init__(self, x: Tensor, targets: dict[str, list[TapRepresentation]], scale: float = 1.0) -> None:
+    def __init__(self, x: Tensor, targets: Targets, entries: int = 1, scale: float = 1.0) -> None:
         self._x = x
         self._scale = scale
-        self._targets = targets
+        self._entries = entries
+        self._targets = {
+            name: [[replace(target, kept=target.kept.to(x.device)) for target in entry] for entry in tap]
+            for name, tap in targets.items()
+        }
         self._energies: list[list[Tensor]] = []
         self._gradient: Tensor | None = None
 
@@ -254,9 +325,9 @@ class EnergyGradient:
     def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
         """Add one tap's energy; at the last tap take the gradient and stop recording."""
         targets = self._targets[tap]
-        _require_shape(tap, q, targets)
-        entries = zip(q.chunk(len(targets)), k.chunk(len(targets)), targets, strict=True)
-        self._energies.append([tap_energy(q_b, k_b, heads, t.values, t.indices) for q_b, k_b, t in entries])
+        _require_shape(tap, q, [entry[0].kept for entry in targets])
+        entries = zip(q.chunk(self._entries), k.chunk(self._entries), targets, strict=True)
+        self._energies.append([_energy(temporal_attention(q_b, k_b, heads), entry) for q_b, k_b, entry in entries])
         if len(self._energies) == len(self._targets):
             self._take_gradient()
 
@@ -280,10 +351,19 @@ class EnergyGradient:
         torch.set_grad_enabled(False)
 
 
-def _require_shape(tap: str, q: Tensor, targets: Sequence[TapRepresentation]) -> None:
-    rows, frames = sum(target.values.shape[0] for target in targets), targets[0].frames
+def _energy(attention: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Of one batch entry at one tap."""
+    energies = [
+        target.share * sparse_energy(attention, target.kept.values, target.kept.indices, target.kept.weights)
+        for target in targets
+    ]
+    return torch.stack(energies).sum()
+
+
+def _require_shape(tap: str, q: Tensor, entries: Sequence[TapRepresentation]) -> None:
+    rows, frames = sum(kept.values.shape[0] for kept in entries), entries[0].frames
     if q.shape[0] != rows or q.shape[1] != frames:
         raise RepresentationMismatchError(
             f"{tap} works on {q.shape[1]} frames and {q.shape[0]} positions, the motion representation has "
-            f"{frames} frames and {rows} positions there: sample at the size it was made at, and without views"
+            f"{frames} frames and {rows} positions there: take views and other patches of the attention away"
         )

@@ -15,15 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .grids import Cells, Frame, RepresentationMismatchError, Size, halvings
 from .taps import block_of
 
 Window = tuple[int, ...]  # the frames that a model sees at once
-
-_MOST_HALVINGS = 6
-
-
-class RepresentationMismatchError(ValueError):
-    """A representation does not fit the model or the video that it is to guide."""
 
 
 def index_dtype(frames: int) -> torch.dtype:
@@ -31,38 +26,6 @@ def index_dtype(frames: int) -> torch.dtype:
     if frames <= 256:
         return torch.uint8
     return torch.int16 if frames <= 2**15 else torch.int32
-
-
-def halved(size: int, times: int) -> int:
-    """``size`` after ``times`` strided convolutions, each of which halves it and rounds up."""
-    for _ in range(times):
-        size = -(-size // 2)
-    return size
-
-
-def halvings(latent_size: tuple[int, int], positions: int) -> int:
-    """How often a UNet has halved the latent when a layer sees ``positions`` cells.
-
-    Raises:
-        RepresentationMismatchError: no number of halvings gives that many.
-    """
-    for times in range(_MOST_HALVINGS + 1):
-        if halved(latent_size[0], times) * halved(latent_size[1], times) == positions:
-            return times
-    raise RepresentationMismatchError(
-        f"a layer sees {positions} positions, which no halving of a latent of {latent_size[1]} x "
-        f"{latent_size[0]} cells gives: this model does not shrink its input the way a UNet does"
-    )
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A rectangle of latent cells that a model call sees (an area condition); all of it by default."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -73,11 +36,13 @@ class TapRepresentation:
         values: kept entries of A_ref, float16, ``[p, n, f, k]`` (L without its zeros).
         indices: the frames they point at, smallest integer type, same shape (the ones of M).
         grid: height and width of the tap's grid, p = height * width.
+        weights: how much each cell of each frame counts, 0 to 1, ``[p, f]``; None is 1 everywhere.
     """
 
     values: Tensor
     indices: Tensor
-    grid: tuple[int, int]
+    grid: Size
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.shape != self.indices.shape or self.values.ndim != 4:
@@ -93,6 +58,11 @@ class TapRepresentation:
             raise ValueError("a tap has 0 heads: at least 1 is needed")
         if not 1 <= self.k <= self.frames:
             raise ValueError(f"{self.k} entries are kept of rows that have {self.frames}")
+        if self.weights is not None and self.weights.shape != (self.values.shape[0], self.frames):
+            raise ValueError(
+                f"weights of shape {tuple(self.weights.shape)} do not fit {self.values.shape[0]} positions and "
+                f"{self.frames} frames"
+            )
 
     @property
     def heads(self) -> int:
@@ -106,24 +76,10 @@ class TapRepresentation:
     def k(self) -> int:
         return self.values.shape[3]
 
-    def cropped(self, crop: Crop, latent_size: tuple[int, int]) -> TapRepresentation:
-        """The part under ``crop``: each cell of the crop's own grid takes the cell its centre lies in.
-
-        Args:
-            crop: in latent cells.
-            latent_size: height and width of the whole latent.
-        """
-        if crop == Crop(0, 0, *latent_size):
-            return self
-        times = halvings(latent_size, self.grid[0] * self.grid[1])
-        rows = _cells_under(crop.top, crop.height, times, self.grid[0])
-        columns = _cells_under(crop.left, crop.width, times, self.grid[1])
-        cells = (rows[:, None] * self.grid[1] + columns).flatten()
-        return TapRepresentation(self.values[cells], self.indices[cells], (len(rows), len(columns)))
-
     def to(self, device: torch.device | str) -> TapRepresentation:
         """On another device; the tensors are always new, so that autograd may save them."""
-        return TapRepresentation(self.values.clone().to(device), self.indices.clone().to(device), self.grid)
+        weights = None if self.weights is None else self.weights.clone().to(device)
+        return TapRepresentation(self.values.clone().to(device), self.indices.clone().to(device), self.grid, weights)
 
     @classmethod
     def compact(cls, values: Tensor, indices: Tensor, grid: tuple[int, int]) -> TapRepresentation:
@@ -132,17 +88,10 @@ class TapRepresentation:
         return cls(values.detach().to("cpu", torch.float16), indices.to("cpu", index_dtype(frames)), grid)
 
 
-def _cells_under(start: int, length: int, times: int, cells: int) -> Tensor:
-    side = 2**times
-    centres = start + (torch.arange(halved(length, times)) + 0.5) * side
-    return (centres / side).floor().long().clamp(0, cells - 1)
-
-
-def _require_grid(name: str, grid: tuple[int, int], latent_size: tuple[int, int]) -> None:
+def _require_grid(name: str, grid: Size, latent_size: Size) -> None:
     if min(latent_size) < 1:
         raise ValueError(f"a latent of {latent_size[1]} x {latent_size[0]} cells is empty")
-    times = halvings(latent_size, grid[0] * grid[1])
-    if grid != (halved(latent_size[0], times), halved(latent_size[1], times)):
+    if grid != Cells(latent_size, halvings(latent_size, grid[0] * grid[1])).grid:
         raise ValueError(
             f"{name} has a grid of {grid[1]} x {grid[0]} cells, which no halving of a latent of "
             f"{latent_size[1]} x {latent_size[0]} cells gives"
@@ -163,13 +112,6 @@ def _require_windows(windows: Mapping[Window, Mapping[str, TapRepresentation]]) 
     held = {frame for window in windows for frame in window}
     if min(held) != 0 or len(held) != max(held) + 1:
         raise ValueError(f"the windows leave out frames of 0 to {max(held)}: they hold {sorted(held)}")
-
-
-def _spoken(window: Window) -> str:
-    """A window in words, with frames counted from 1 as people do."""
-    if window == tuple(range(window[0], window[0] + len(window))):
-        return f"frames {window[0] + 1} to {window[-1] + 1}"
-    return f"frames {', '.join(str(frame + 1) for frame in window)}"
 
 
 @dataclass(frozen=True)
@@ -200,11 +142,17 @@ class MotionRepresentation:
             that it saw whole is one window. Windows may overlap; together they hold every frame.
         latent_size: height and width of the latent that it was made from (pixels / 8 for SD).
         provenance: where it comes from.
+        frame: where it lies in the frame that it guides.
+        timing: which of its own frames each frame that it guides follows; None is each its own.
+        mask: how much each place of the guided frame counts, 0 to 1, ``[f or 1, H, W]`` of any size; None is 1.
     """
 
     windows: Mapping[Window, Mapping[str, TapRepresentation]]
-    latent_size: tuple[int, int]
+    latent_size: Size
     provenance: Provenance = field(default_factory=Provenance)
+    frame: Frame = field(default_factory=Frame)
+    timing: tuple[int, ...] | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.windows or not all(self.windows.values()):
@@ -213,10 +161,18 @@ class MotionRepresentation:
         for taps in self.windows.values():
             for name, tap in taps.items():
                 _require_grid(name, tap.grid, self.latent_size)
+        self._require_edits()
+
+    def _require_edits(self) -> None:
+        own = range(self.own_frames)
+        if self.timing is not None and not (self.timing and all(frame in own for frame in self.timing)):
+            raise ValueError(f"a motion of {self.own_frames} frames cannot be timed by {list(self.timing)}")
+        if self.mask is not None and (self.mask.ndim != 3 or len(self.mask) not in (1, self.frames)):
+            raise ValueError(f"a mask of shape {list(self.mask.shape)} does not fit {self.frames} frames")
 
     @classmethod
     def whole(
-        cls, taps: Mapping[str, TapRepresentation], latent_size: tuple[int, int], provenance: Provenance | None = None
+        cls, taps: Mapping[str, TapRepresentation], latent_size: Size, provenance: Provenance | None = None
     ) -> MotionRepresentation:
         """Of a clip that the model saw whole.
 
@@ -234,8 +190,14 @@ class MotionRepresentation:
         return next(iter(self.windows.values()))
 
     @property
-    def frames(self) -> int:
+    def own_frames(self) -> int:
+        """Of the reference."""
         return 1 + max(max(window) for window in self.windows)
+
+    @property
+    def frames(self) -> int:
+        """Of the video that it guides."""
+        return self.own_frames if self.timing is None else len(self.timing)
 
     @property
     def k(self) -> int:
@@ -246,39 +208,25 @@ class MotionRepresentation:
         return tuple(dict.fromkeys(block_of(tap) for tap in self.taps))
 
     def nbytes(self) -> int:
-        """Bytes of all values and indices."""
+        """Bytes of all tensors."""
         taps = (tap for taps in self.windows.values() for tap in taps.values())
-        return sum(tap.values.nbytes + tap.indices.nbytes for tap in taps)
+        stored = sum(tap.values.nbytes + tap.indices.nbytes for tap in taps)
+        return stored + (0 if self.mask is None else self.mask.nbytes)
 
-    def within(self, window: Window) -> Mapping[str, TapRepresentation]:
-        """What is kept of one window, by tap name.
+    @property
+    def coverage(self) -> float:
+        """How much of the clip it guides: the mean square of its mask, 1 if nothing is left out."""
+        return self.frame.inside if self.mask is None else float(self.mask.float().square().mean())
 
-        Raises:
-            RepresentationMismatchError: the motion was not read in such a window.
-        """
-        if window not in self.windows:
-            read = ", ".join(_spoken(known) for known in self.windows)
-            raise RepresentationMismatchError(
-                f"the model is given {_spoken(window)} at once, the motion representation was read in {read}: extract "
-                f"it again from a MODEL with the same Context Options"
-            )
-        return self.windows[window]
-
-    def require_video(self, frames: int, latent_size: tuple[int, int]) -> None:
-        """Check that a video to be guided has the size of this representation.
+    def require_frames(self, frames: int) -> None:
+        """Check that a video to be guided has as many frames.
 
         Raises:
-            RepresentationMismatchError: frames or size differ; the message says both numbers.
+            RepresentationMismatchError: it has not; the message says both numbers.
         """
         if frames != self.frames:
             raise RepresentationMismatchError(
-                f"the motion representation has {self.frames} frames, the latent to sample has {frames}: "
-                f"make both the same (frames of Load Reference Video, batch size of the empty latent)"
-            )
-        if tuple(latent_size) != tuple(self.latent_size):
-            made, got = self.latent_size, latent_size
-            raise RepresentationMismatchError(
-                f"the motion representation was made at {made[1]} x {made[0]} latent cells, the latent to "
-                f"sample is {got[1]} x {got[0]} (width x height, pixels / 8): sample at the reference's "
-                f"size or extract again at the new one"
+                f"the motion representation has {self.frames} frames, the latent to sample has {frames}: make both "
+                f"the same (frames of Load Reference Video, batch size of the empty latent), or put Retime Motion "
+                f"between"
             )

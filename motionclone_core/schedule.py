@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,14 @@ def _descending(low: int, high: int, count: int) -> list[int]:
     return [round(float(t)) for t in np.linspace(low, high, count)][::-1]
 
 
+class Ramp(Protocol):
+    """How strongly each step of a run is guided, beside a weight."""
+
+    def ramp(self, step: int, total_steps: int) -> float:
+        """Of step ``step``, counted from 0, in a run of ``total_steps``; 0 leaves it alone."""
+        ...
+
+
 @dataclass(frozen=True)
 class GuidanceWindow:
     """Which steps of a run are guided, and the ramp w_i over them.
@@ -121,6 +130,75 @@ class GuidanceWindow:
         rise = (i + 1) / self.warm_up if i < self.warm_up else 1.0
         fall = (guided - i) / self.cool_down if i > guided - self.cool_down else 1.0
         return rise * fall
+
+
+Interpolation = Literal["linear", "ease", "hold"]
+INTERPOLATIONS: tuple[Interpolation, ...] = ("linear", "ease", "hold")
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A point of a `StrengthCurve`.
+
+    Attributes:
+        at: where in the run, 0 (its first step) to 1 (its last).
+        strength: how strong guidance is there; 1 is what the weight says, 0 is off.
+        interpolation: how the strength goes on to the next point: in a straight line, easing in and out of it
+            (a smoothstep, 3 u^2 - 2 u^3), or staying until it is there.
+    """
+
+    at: float
+    strength: float
+    interpolation: Interpolation = "linear"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.at <= 1.0:
+            raise ValueError(f"a keyframe at {self.at}: it must lie between 0 (the first step) and 1 (the last)")
+        if not math.isfinite(self.strength) or self.strength < 0:
+            raise ValueError(f"a keyframe's strength is {self.strength}: it must be a number of at least 0")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation {self.interpolation!r} is unknown: choose one of {', '.join(INTERPOLATIONS)}"
+            )
+
+
+@dataclass(frozen=True)
+class StrengthCurve:
+    """The strength over a whole run, drawn through keyframes; before the first and after the last it stays as it is.
+
+    Attributes:
+        keyframes: in rising order.
+
+    Raises:
+        ValueError: there are none, or two stand in one place.
+    """
+
+    keyframes: tuple[Keyframe, ...]
+
+    def __post_init__(self) -> None:
+        if not self.keyframes:
+            raise ValueError("a strength curve without keyframes: at least 1 is needed")
+        places = [keyframe.at for keyframe in self.keyframes]
+        for at, following in pairwise(places):
+            if at >= following:
+                raise ValueError(f"keyframes at {at} and {following}: each must lie after the one before it")
+
+    def with_keyframe(self, keyframe: Keyframe) -> StrengthCurve:
+        """The same with one more, wherever it lies; in place of one at the same place."""
+        others = (other for other in self.keyframes if other.at != keyframe.at)
+        return StrengthCurve(tuple(sorted((*others, keyframe), key=lambda k: k.at)))
+
+    def ramp(self, step: int, total_steps: int) -> float:
+        """See `Ramp`."""
+        at = step / (total_steps - 1) if total_steps > 1 else 0.0
+        before = [keyframe for keyframe in self.keyframes if keyframe.at <= at]
+        after = [keyframe for keyframe in self.keyframes if keyframe.at > at]
+        if not before or not after:
+            return (before[-1] if before else after[0]).strength
+        start, end = before[-1], after[0]
+        way = (at - start.at) / (end.at - start.at)
+        eased = {"linear": way, "ease": way * way * (3 - 2 * way), "hold": 0.0}[start.interpolation]
+        return start.strength + (end.strength - start.strength) * eased
 
 
 def equal_push(weight: float, of: GuidanceWindow, window: GuidanceWindow) -> float:

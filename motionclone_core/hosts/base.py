@@ -19,7 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..representation import Crop, Window
+from ..grids import Crop, Size
+from ..representation import Window
 
 _FINGERPRINT_SAMPLES = 4096
 
@@ -110,6 +111,25 @@ class Gradient:
         return bool(self.value.isfinite().all())
 
 
+@dataclass(frozen=True)
+class View:
+    """What one call of the model sees of the video that is sampled, and when.
+
+    Attributes:
+        window: the f frames.
+        crops: what each of the b batch entries sees of the latent.
+        size: height and width of that latent.
+        step: of the run, counted from 0.
+        total_steps: of the run.
+    """
+
+    window: Window
+    crops: Sequence[Crop]
+    size: Size
+    step: int = 0
+    total_steps: int = 1
+
+
 class Guide(Protocol):
     """Guidance as a sampling host sees it."""
 
@@ -135,13 +155,12 @@ class Guide(Protocol):
         """How many steps in a row share one gradient; 1 takes one at every step."""
         ...
 
-    def observer(self, x: Tensor, crops: Sequence[Crop], *, window: Window, scale: float) -> GradientObserver:
+    def observer(self, x: Tensor, view: View, *, scale: float) -> GradientObserver:
         """An observer for one model call.
 
         Args:
             x: the call's input, a leaf that requires grad, ``[b * f, c, h, w]``.
-            crops: what each of the b batch entries sees of the latent.
-            window: the f frames of the video that the call sees.
+            view: what it sees.
             scale: the energy is multiplied by it on the way back, and the gradient divided by it.
 
         Raises:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..representation import RepresentationMismatchError, Window
+from ..grids import RepresentationMismatchError
+from ..representation import Window
 from ..taps import tap_name
 from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
 

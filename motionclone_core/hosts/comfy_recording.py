@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from ..representation import Crop, Window
+from ..representation import Window
 from .autograd import eager, recording
-from .base import Gradient, Guide, UnsupportedModelError
+from .base import Gradient, Guide, UnsupportedModelError, View
 from .comfy_animatediff import AnimateDiffHost, Kernel
 from .comfy_memory import MemoryMode, MemoryPlan, recomputable
 from .gradients import GradientScale
@@ -102,7 +102,7 @@ class CallRecorder:
         """Whether guided calls save memory."""
         return self._plan.saving
 
-    def gradient(self, call: ModelCall, crops: Sequence[Crop]) -> tuple[Tensor, Gradient]:
+    def gradient(self, call: ModelCall, view: View) -> tuple[Tensor, Gradient]:
         """The call's prediction, and the gradient of the energy of its batch entries.
 
         Raises:
@@ -120,12 +120,12 @@ class CallRecorder:
         free = partial(counts or comfy.model_management.get_free_memory, call.x.device)
 
         def attempt(scale: float) -> tuple[Tensor, Gradient]:
-            return self._plan.run(partial(self._recorded, call, crops, scale), reserve, free)
+            return self._plan.run(partial(self._recorded, call, view, scale), reserve, free)
 
         return self._scale.take(attempt)
 
     def _recorded(
-        self, call: ModelCall, crops: Sequence[Crop], scale: float, saving: bool, watch: Callable[[], None] | None
+        self, call: ModelCall, view: View, scale: float, saving: bool, watch: Callable[[], None] | None
     ) -> tuple[Tensor, Gradient]:
         with ExitStack() as stack:
             stack.enter_context(recording(_is_streamed, watch))
@@ -136,7 +136,7 @@ class CallRecorder:
             if saving:
                 stack.enter_context(recomputed(self._layers(call), partial(recording, _is_streamed)))
             x = call.x.detach().clone().requires_grad_()
-            observer = self._guide.observer(x, crops, window=call.window, scale=scale)
+            observer = self._guide.observer(x, view, scale=scale)
             stack.enter_context(self._host.observing(observer, self._before_tap, kernel=_recordable))
             stack.enter_context(_full_precision(call.executor.class_obj.diffusion_model))
             options = dict(call.transformer_options)

@@ -27,9 +27,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..representation import Crop, Window
+from ..grids import Crop, Size
+from ..representation import Window
 from ..schedule import beside_a_seam
-from .base import Guide, UnsupportedModelError, VideoSize
+from .base import Guide, UnsupportedModelError, VideoSize, View
 from .comfy_animatediff import AnimateDiffHost
 from .comfy_memory import MemoryMode
 from .comfy_recording import CallRecorder, ModelCall
@@ -52,6 +53,7 @@ class _Step:
     """One guided step while it runs."""
 
     index: int
+    total: int
     strength: float
     sigma: float
     sigma_from: float
@@ -60,6 +62,7 @@ class _Step:
     predicted: set[Window] = field(default_factory=set)
     model_options: dict[str, Any] = field(default_factory=dict)
     crops: dict[Any, Crop] = field(default_factory=dict)
+    latent_size: Size = (0, 0)
     calls: dict[tuple[Window, Any], Tensor] = field(default_factory=dict)
     energies: list[float] = field(default_factory=list)
 
@@ -90,10 +93,11 @@ class _Run:
         """The step that ``timestep`` (a sigma, for every frame) lies in, or None if it is not guided."""
         sigma = float(timestep.flatten()[0])
         index = _step_index(sigmas, sigma)
-        strength = self.guide.strength(index, len(sigmas) - 1)
+        total = len(sigmas) - 1
+        strength = self.guide.strength(index, total)
         if strength <= 0.0 or (not self.exact and beside_a_seam(sigmas.tolist(), index)):
             return None
-        return _Step(index, strength, sigma, float(sigmas[index]), float(sigmas[index + 1]))
+        return _Step(index, total, strength, sigma, float(sigmas[index]), float(sigmas[index + 1]))
 
 
 @dataclass(frozen=True)
@@ -271,6 +275,7 @@ def _calc_cond_batch(
     step.predicted.add(window)
     step.model_options = model_options
     step.crops = _crops(conds[guided], x_in, timestep)
+    step.latent_size = (x_in.shape[-2], x_in.shape[-1])
     run.in_guided_pass = True
     try:
         prediction = executor(model, _only(conds, guided), x_in, timestep, model_options)[guided]
@@ -301,7 +306,9 @@ def _apply_model(
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     step, uuids = run.step, transformer_options["uuids"]
     call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
-    prediction, gradient = run.recorder.gradient(call, [step.crops[uuid] for uuid in uuids])
+    crops = [step.crops[uuid] for uuid in uuids]
+    view = View(call.window, crops, step.latent_size, step.index, step.total)
+    prediction, gradient = run.recorder.gradient(call, view)
     step.calls.update(zip([(call.window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
     return prediction

@@ -22,7 +22,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..representation import Crop, RepresentationMismatchError
+from ..grids import Crop, RepresentationMismatchError
 from ..schedule import alphas_cumprod, beside_a_seam, sigma_at
 from ..taps import tap_name
 from .autograd import recording
@@ -34,6 +34,7 @@ from .base import (
     StopForward,
     UnsupportedModelError,
     VideoSize,
+    View,
     fingerprint,
 )
 from .gradients import GradientScale, SharedGradient
@@ -194,6 +195,7 @@ class Step:
     timestep: int
     sigma: float
     sigma_next: float
+    total: int
 
 
 def steps_of(timesteps: Sequence[int]) -> list[Step]:
@@ -208,7 +210,7 @@ def steps_of(timesteps: Sequence[int]) -> list[Step]:
         if not now > following:
             raise ValueError(f"timesteps must fall at every step, but {now} is followed by {following}")
     sigmas = [*map(sigma_at, timesteps), 0.0]
-    return [Step(i, int(t), sigmas[i], sigmas[i + 1]) for i, t in enumerate(timesteps)]
+    return [Step(i, int(t), sigmas[i], sigmas[i + 1], len(timesteps)) for i, t in enumerate(timesteps)]
 
 
 def strengths(guide: Guide | None, steps: Sequence[Step], *, exact: bool) -> list[float]:
@@ -328,7 +330,8 @@ class _Run:
         with recording():
             frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
             crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
-            observer = guide.observer(frames, crops, window=tuple(range(x.shape[2])), scale=scale)
+            view = View(tuple(range(x.shape[2])), crops, (x.shape[3], x.shape[4]), step.index, step.total)
+            observer = guide.observer(frames, view, scale=scale)
             with self.host.observing(observer):
                 noise = self._predict(
                     rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text

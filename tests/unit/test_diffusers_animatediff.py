@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from motionclone_core.attention import temporal_attention
-from motionclone_core.energy import tap_energy
+from motionclone_core.energy import sparse_energy
 from motionclone_core.extraction import RepresentationBuilder
+from motionclone_core.grids import RepresentationMismatchError
 from motionclone_core.guidance import MotionGuidance
 from motionclone_core.headless import extract
 from motionclone_core.hosts.base import UnsupportedModelError
@@ -17,7 +18,6 @@ from motionclone_core.hosts.diffusers_animatediff import (
     sample,
     steps_of,
 )
-from motionclone_core.representation import RepresentationMismatchError
 from motionclone_core.schedule import GuidanceWindow, alphas_cumprod, uneven_timesteps
 from motionclone_core.taps import UnknownTapError
 from tiny_unet import tiny_unet
@@ -147,7 +147,8 @@ def test_a_guided_step_is_the_published_one(host, unet, noise, texts, motion):
     watcher = Watcher(motion.taps)
     with host.observing(watcher):
         conditional = unet(z, t, encoder_hidden_states=texts[0].repeat(FRAMES, 1, 1)).sample
-    energy = sum(tap_energy(*watcher.seen[name], tap.values, tap.indices) for name, tap in motion.taps.items())
+    attentions = {name: temporal_attention(*watcher.seen[name]) for name in motion.taps}
+    energy = sum(sparse_energy(attentions[name], tap.values, tap.indices) for name, tap in motion.taps.items())
     (gradient,) = torch.autograd.grad(weight * energy, z)
     with torch.no_grad():
         null = unet(noise, t, encoder_hidden_states=texts[1].repeat(FRAMES, 1, 1)).sample
@@ -200,7 +201,7 @@ def test_a_reference_against_itself_has_no_energy(host, latent, noise, texts):
     observe_reference(host, watcher, latent=latent, noise=noise, timestep=400, text=texts[1])
     ((name, (q, k, heads)),) = watcher.seen.items()
     kept = observer.result()[name]
-    assert float(tap_energy(q, k, heads, kept.values, kept.indices)) < 1e-7
+    assert float(sparse_energy(temporal_attention(q, k, heads), kept.values, kept.indices)) < 1e-7
 
 
 def test_runs_repeat_and_leave_nothing_behind(host, unet, noise, texts, motion):
@@ -287,8 +288,8 @@ class Overflowing:
         self._guide, self.taps, self.reuse = guide, guide.taps, guide.reuse
         self.require, self.strength, self.correct = lambda *_: None, guide.strength, guide.correct
 
-    def observer(self, x, crops, **options):
-        observer = self._guide.observer(x, crops, **options)
+    def observer(self, x, view, **options):
+        observer = self._guide.observer(x, view, **options)
         result = observer.result
 
         def overflowed():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from motionclone_core.energy import sparse_energy, tap_energy
+from motionclone_core.attention import temporal_attention
+from motionclone_core.energy import sparse_energy
 from toy_host import written_out_attention, written_out_energy
 
 
@@ -74,14 +75,15 @@ def test_the_energy_of_queries_and_keys(heads):
     q, k = torch.randn(2, 6, 5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     _, values, indices = random_tap(2, n=heads)
     expected = written_out_energy(written_out_attention(q, k, heads), values, indices)
-    torch.testing.assert_close(tap_energy(q, k, heads, values, indices), expected, rtol=1e-12, atol=0)
+    attention = temporal_attention(q, k, heads)
+    torch.testing.assert_close(sparse_energy(attention, values, indices), expected, rtol=1e-12, atol=0)
 
 
 def test_gradcheck_by_queries_and_keys():
     q, k = torch.randn(2, 2, 4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     _, values, indices = random_tap(5, p=2, n=3, f=4)
     inputs = (q.requires_grad_(), k.requires_grad_())
-    assert torch.autograd.gradcheck(lambda q, k: tap_energy(q, k, 3, values, indices), inputs)
+    assert torch.autograd.gradcheck(lambda q, k: sparse_energy(temporal_attention(q, k, 3), values, indices), inputs)
 
 
 @pytest.mark.parametrize(

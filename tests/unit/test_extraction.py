@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
+from motionclone_core.grids import RepresentationMismatchError
 from motionclone_core.hosts.base import StopForward
-from motionclone_core.representation import Provenance, RepresentationMismatchError
+from motionclone_core.representation import Provenance
 from toy_host import CHANNELS, HEADS, TAPS, Recorder, ToyHost, written_out_attention
 
 # Odd, so that halving rounds up: 5 x 6 -> 3 x 3.

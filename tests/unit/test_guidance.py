@@ -12,16 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from motionclone_core.guidance import EnergyGradient, MotionGuidance, corrected_denoised
-from motionclone_core.hosts.base import ModelIdentity, VideoSize
-from motionclone_core.representation import (
-    Crop,
-    MotionRepresentation,
-    Provenance,
-    RepresentationMismatchError,
-    TapRepresentation,
-)
-from motionclone_core.schedule import PRESETS, UPDATE_RULES, GuidanceWindow
+from motionclone_core.grids import Crop, RepresentationMismatchError
+from motionclone_core.guidance import EnergyGradient, MotionGuidance, Target, corrected_denoised
+from motionclone_core.hosts.base import ModelIdentity, VideoSize, View
+from motionclone_core.mixing import Motion, MotionPart
+from motionclone_core.representation import MotionRepresentation, Provenance, TapRepresentation
+from motionclone_core.schedule import PRESETS, UPDATE_RULES, GuidanceWindow, Keyframe, StrengthCurve
 from toy_host import CHANNELS, HEADS, TAPS, Recorder, ToyHost, written_out_attention, written_out_energy
 
 LATENT = (4, 6)
@@ -61,11 +57,15 @@ def gradient_by_hand(host, x, representation, *, heads=HEADS):
     return energy.item(), torch.autograd.grad(energy, x)[0]
 
 
+def view_of(frames, crops=(WHOLE,)):
+    return View(tuple(range(frames)), crops, LATENT)
+
+
 def observe(host, x, guidance, crops=(WHOLE,), **options):
     """Run as a host does: the observer, the prediction, and whether gradients were on after it."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
-        observer = guidance.observer(x, crops, window=tuple(range(len(x) // len(crops))), scale=1.0)
+        observer = guidance.observer(x, view_of(len(x) // len(crops), crops), scale=1.0)
         prediction = host.run(x, observer, **options)
         still_on = torch.is_grad_enabled()
     return observer, prediction, still_on
@@ -167,7 +167,7 @@ def test_recording_goes_on_until_the_last_tap():
     motion = reference(4, taps=TAPS[:2])
     with torch.enable_grad():
         x = noise(4).requires_grad_()
-        ToyHost(4).run(x, Noting(x, {name: [motion.taps[name]] for name in TAPS[:2]}))
+        ToyHost(4).run(x, Noting(x, {name: [[Target(motion.taps[name])]] for name in TAPS[:2]}))
     assert modes == [(TAPS[0], True, True), (TAPS[0], True), (TAPS[1], True, True), (TAPS[1], False)]
 
 
@@ -203,7 +203,7 @@ def test_an_unreached_tap_is_an_error_with_the_counts():
 
 
 def test_a_wrong_number_of_frames_is_named_with_both_numbers():
-    observer = MotionGuidance(reference(4)).observer(noise(4), [WHOLE], window=(0, 1, 2, 3), scale=1.0)
+    observer = MotionGuidance(reference(4)).observer(noise(4), view_of(4), scale=1.0)
     with pytest.raises(RepresentationMismatchError, match=rf"{TAPS[0]} works on 5 frames.* has 4 frames"):
         ToyHost(5).run(noise(5), observer)
 
@@ -215,13 +215,13 @@ def test_each_window_follows_its_own_part_of_the_motion():
     for window, part in windows.items():
         with torch.enable_grad():
             seen = x[list(window)].clone().requires_grad_()
-            observer = MotionGuidance(motion).observer(seen, [WHOLE], window=window, scale=1.0)
+            observer = MotionGuidance(motion).observer(seen, View(window, [WHOLE], LATENT), scale=1.0)
             host = ToyHost(4)
             host.run(seen, observer)
         _, expected = gradient_by_hand(host, x[list(window)], part)
         torch.testing.assert_close(observer.result().value, expected)
     with pytest.raises(RepresentationMismatchError, match="frames 2 to 5 at once"):
-        MotionGuidance(motion).observer(x[1:5], [WHOLE], window=(1, 2, 3, 4), scale=1.0)
+        MotionGuidance(motion).observer(x[1:5], View((1, 2, 3, 4), [WHOLE], LATENT), scale=1.0)
 
 
 def test_a_wrong_number_of_positions_is_named_with_both_numbers():
@@ -338,7 +338,7 @@ def sigma_space(host, z, motion, N, G, rule):
         strength = guidance.strength(i, N)
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            observer = guidance.observer(x, [WHOLE], window=tuple(range(len(x))), scale=1.0)
+            observer = guidance.observer(x, view_of(len(x)), scale=1.0)
             eps = host.run(x / math.sqrt(1 + sigma**2), observer) + 0.1 * math.cos(timesteps[i])
         x = x.detach()
         denoised = x - sigma * eps
@@ -608,9 +608,129 @@ def test_the_model_and_video_that_it_was_made_with_pass(architecture):
         (replace(MODEL, heads={TAPS[0]: HEADS}), VideoSize(4, *LATENT), rf"reads {TAPS[1]}.*it has {TAPS[0]}\)"),
         (replace(MODEL, heads={**MODEL.heads, TAPS[2]: 8}), VideoSize(4, *LATENT), rf"2 heads at {TAPS[2]}.*has 8"),
         (MODEL, VideoSize(5, *LATENT), r"has 4 frames, the latent to sample has 5"),
-        (MODEL, VideoSize(4, 6, 4), r"made at 6 x 4 latent cells.*is 4 x 6"),
     ],
 )
 def test_what_does_not_fit_is_named_with_both_sides(model, video, message):
     with pytest.raises(RepresentationMismatchError, match=message):
         MotionGuidance(made_with("toy/1")).require(model, video)
+
+
+# --- masks, sizes, several motions ----------------------------------------------------------------------
+
+
+def masked_energy(host, x, representation, weights):
+    """The sum over taps of mean(w * (A - L)^2), written out."""
+    recorder = Recorder()
+    host.run(x, recorder)
+    total = 0.0
+    for name, tap in representation.taps.items():
+        attention = written_out_attention(*recorder.seen[name], HEADS)
+        distances = (attention.gather(-1, tap.indices) - tap.values).square()
+        total = total + (distances * weights[name][:, None, :, None]).mean()
+    return total
+
+
+def test_a_mask_weighs_the_cells_of_every_tap():
+    host, x, motion = ToyHost(4), noise(4), reference(4, 2)
+    # Sixty-fourths: their means are exact.
+    mask = torch.randint(0, 65, (4, *LATENT), generator=torch.Generator().manual_seed(9)) / 64
+    weights = {TAPS[0]: mask.flatten(1).T.double()}
+    # Each cell of the smaller taps covers four of the latent.
+    halves = mask.unflatten(1, (2, 2)).unflatten(3, (3, 2)).mean(dim=(2, 4)).flatten(1).T.double()
+    weights |= {TAPS[1]: halves, TAPS[2]: halves}
+    leaf = x.clone().requires_grad_()
+    energy = masked_energy(host, leaf, motion, weights)
+    (expected,) = torch.autograd.grad(energy, leaf)
+    result = observe(host, x, MotionGuidance(replace(motion, mask=mask)))[0].result()
+    torch.testing.assert_close(result.value, expected, rtol=1e-10, atol=1e-15)
+    assert result.energies == pytest.approx([energy.item()], rel=1e-12)
+
+
+def test_a_mask_of_ones_changes_nothing():
+    host, x, motion = ToyHost(4), noise(4), reference(4, 2)
+    motions = (motion, replace(motion, mask=torch.ones(1, 4, 6)))
+    plain, under_ones = (observe(host, x, MotionGuidance(m))[0].result().value for m in motions)
+    assert torch.equal(plain, under_ones)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (4, 4), (6, 9)])
+def test_a_motion_of_one_size_guides_another(size, caplog):
+    host, motion = ToyHost(4), reference(4, 1)
+    guidance, x = MotionGuidance(motion), noise(4, size=size)
+    with caplog.at_level("INFO"):
+        guidance.require(MODEL, VideoSize(4, *size))
+    assert f"a motion read at 6 x 4 latent cells guides {size[1]} x {size[0]}" in caplog.text
+    with torch.enable_grad():
+        leaf = x.requires_grad_()
+        observer = guidance.observer(leaf, View((0, 1, 2, 3), [Crop(0, 0, *size)], size), scale=1.0)
+        host.run(leaf, observer)
+    stretched = {}
+    for name, tap in motion.taps.items():
+        grid = tuple(-(-side // (LATENT[0] // tap.grid[0])) for side in size)
+        # In whole numbers: centre (2 i + 1) / (2 n) of the new grid, in cells of the old one.
+        sides = zip(grid, tap.grid, strict=True)
+        rows, columns = ([(2 * i + 1) * old // (2 * n) for i in range(n)] for n, old in sides)
+        cells = [r * tap.grid[1] + c for r in rows for c in columns]
+        stretched[name] = TapRepresentation(tap.values[cells], tap.indices[cells], grid)
+    if size == (6, 9):
+        return  # an odd length has no such plain formula; that it runs is what is seen here
+    energy, expected = gradient_by_hand(host, x.detach(), MotionRepresentation.whole(stretched, size))
+    torch.testing.assert_close(observer.result().value, expected, rtol=1e-10, atol=1e-15)
+    assert observer.result().energies == pytest.approx([energy])
+
+
+def test_several_motions_add_up_by_their_strengths():
+    host, x = ToyHost(4), noise(4)
+    one, other = reference(4, 1, seed=1), reference(4, 2, seed=2, taps=TAPS[1:])
+    mix = Motion((MotionPart(one, 0.5), MotionPart(other, 2.0)))
+    guidance = MotionGuidance(mix, weight=100.0, window=GuidanceWindow(0, 5, 0, 0))
+    result = observe(host, x, guidance)[0].result()
+    (_, first), (_, second) = (gradient_by_hand(host, x, motion) for motion in (one, other))
+    pushed = guidance.strength(0, 10) * result.value
+    torch.testing.assert_close(pushed, 100.0 * (0.5 * first + 2.0 * second), rtol=1e-9, atol=1e-15)
+    assert guidance.taps == TAPS
+
+
+def test_a_motion_that_has_faded_out_is_not_read():
+    fading = StrengthCurve((Keyframe(0.0, 1.0), Keyframe(1.0, 0.0)))
+    mix = Motion((MotionPart(reference(4, taps=TAPS[:1])), MotionPart(reference(4, taps=TAPS[1:]), ramp=fading)))
+    guidance = MotionGuidance(mix)
+    last = View((0, 1, 2, 3), [WHOLE], LATENT, step=9, total_steps=10)
+    assert tuple(guidance.targets(last)) == TAPS[:1]
+    assert tuple(guidance.targets(replace(last, step=8))) == TAPS
+
+
+def test_a_curve_takes_the_place_of_window_and_ramps():
+    late = StrengthCurve((Keyframe(0.0, 0.0, "hold"), Keyframe(0.5, 1.0)))
+    guidance = MotionGuidance.of(reference(4), PRESETS["camera"], curve=late)
+    assert [guidance.strength(step, 5) for step in range(5)] == [0.0, 0.0, 2000.0, 2000.0, 2000.0]
+
+
+def test_normalised_pushes_a_part_of_the_clip_as_hard_as_it_would_push_the_whole():
+    left = torch.zeros(1, *LATENT)
+    left[..., :3] = 1.0
+    whole, part = (
+        MotionGuidance(m, 1000.0, GuidanceWindow(0, 5, 0, 0), "normalised")
+        for m in (reference(4), replace(reference(4), mask=left))
+    )
+    gradient = torch.zeros(4, CHANNELS, *LATENT, dtype=torch.float64)
+    gradient[..., :3] = noise(4)[..., :3]
+    levels = {"sigma": 4.0, "sigma_next": 2.0}
+    pushes = []
+    for guidance, seen in ((whole, noise(4)), (part, gradient)):
+        strength = guidance.strength(0, 10)
+        pushes.append(-guidance.correct(torch.zeros_like(seen), seen, strength=strength, **levels))
+    assert pushes[1][..., 3:].abs().max() == 0
+    inside = pushes[1][..., :3].square().mean().sqrt()
+    torch.testing.assert_close(inside, pushes[0].square().mean().sqrt(), rtol=1e-6, atol=0)
+
+
+def test_a_limit_is_that_of_the_part_that_is_guided():
+    left = torch.zeros(1, *LATENT)
+    left[..., :3] = 1.0
+    gradient = torch.zeros(4, CHANNELS, *LATENT, dtype=torch.float64)
+    gradient[..., :3] = 1.0
+    guidance = MotionGuidance(replace(reference(4), mask=left), 1e6, limit=0.25)
+    moved = -guidance.correct(torch.zeros_like(gradient), gradient, strength=1e6, sigma=4.0, sigma_next=2.0)
+    # By delta * sigma * sigma_next / (sigma - sigma_next).
+    torch.testing.assert_close(moved[..., 0], torch.full_like(moved[..., 0], 0.25 * 4.0), rtol=1e-6, atol=0)

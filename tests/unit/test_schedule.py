@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from motionclone_core.schedule import (
     PRESETS,
     GuidanceWindow,
+    Keyframe,
+    StrengthCurve,
     alphas_cumprod,
     beside_a_seam,
     equal_push,
@@ -237,3 +239,65 @@ def test_the_noise_schedule_is_animatediffs():
     assert abar.shape == (1000,)
     assert abar[0] == pytest.approx(1 - 0.00085, rel=1e-12)
     assert abar[999] == pytest.approx(math.exp(sum(math.log1p(-beta) for beta in betas)), rel=1e-9)
+
+
+# --- strength curves ----------------------------------------------------------------------------------
+
+
+def curve(*points):
+    return StrengthCurve(tuple(Keyframe(*point) for point in points))
+
+
+def over(points, steps):
+    return [curve(*points).ramp(step, steps) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([(0.0, 1.0)], [1, 1, 1, 1, 1]),
+        ([(0.0, 0.0), (1.0, 2.0)], [0, 0.5, 1, 1.5, 2]),
+        ([(0.25, 1.0), (0.75, 0.0)], [1, 1, 0.5, 0, 0]),
+        ([(0.0, 0.0, "hold"), (0.75, 1.0)], [0, 0, 0, 1, 1]),
+        ([(0.5, 0.0, "hold"), (0.75, 1.0, "hold"), (1.0, 0.25)], [0, 0, 0, 1, 0.25]),
+        # 3 u^2 - 2 u^3 at 1/4, 1/2, 3/4.
+        ([(0.0, 0.0, "ease"), (1.0, 1.0)], [0, 0.15625, 0.5, 0.84375, 1]),
+        ([(0.0, 1.0, "ease"), (1.0, 0.0)], [1, 0.84375, 0.5, 0.15625, 0]),
+    ],
+)
+def test_a_curve_goes_through_its_keyframes(points, expected):
+    assert over(points, 5) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_curve_over_one_step_is_its_beginning():
+    assert curve((0.0, 0.25), (1.0, 1.0)).ramp(0, 1) == 0.25
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 10)), min_size=1, unique_by=lambda p: p[0]), st.integers(1, 50))
+def test_a_curve_stays_between_its_keyframes(points, steps):
+    strengths = [strength for _, strength in points]
+    found = over(sorted(points), steps)
+    assert min(strengths) - 1e-9 <= min(found) and max(found) <= max(strengths) + 1e-9
+
+
+def test_a_keyframe_takes_its_place_or_that_of_another():
+    drawn = curve((0.5, 1.0)).with_keyframe(Keyframe(0.25, 0.0)).with_keyframe(Keyframe(0.5, 2.0, "hold"))
+    assert drawn == curve((0.25, 0.0), (0.5, 2.0, "hold"))
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], "at least 1"),
+        ([(0.5, 1.0), (0.5, 2.0)], "keyframes at 0.5 and 0.5"),
+        ([(0.5, 1.0), (0.25, 2.0)], "keyframes at 0.5 and 0.25"),
+        ([(1.5, 1.0)], "a keyframe at 1.5"),
+        ([(math.nan, 1.0)], "a keyframe at nan"),
+        ([(0.5, -1.0)], "strength is -1.0"),
+        ([(0.5, math.inf)], "strength is inf"),
+        ([(0.5, 1.0, "bounce")], "interpolation 'bounce' is unknown: choose one of linear, ease, hold"),
+    ],
+)
+def test_curves_that_are_none_are_refused(points, message):
+    with pytest.raises(ValueError, match=message):
+        curve(*points)

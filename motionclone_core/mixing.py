@@ -1,0 +1,95 @@
+"""Several motions in one run: each with its strength, and a curve of it over the steps (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .grids import RepresentationMismatchError
+from .representation import MotionRepresentation
+from .schedule import Ramp
+from .taps import execution_order
+
+
+@dataclass(frozen=True)
+class MotionPart:
+    """One motion among others.
+
+    Attributes:
+        representation: the motion.
+        strength: what the run's weight is multiplied by for it.
+        ramp: what that is multiplied by from step to step; None is 1.
+    """
+
+    representation: MotionRepresentation
+    strength: float = 1.0
+    ramp: Ramp | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength) or self.strength < 0:
+            raise ValueError(f"the strength of a motion is {self.strength}: it must be a number of at least 0")
+
+    def strength_at(self, step: int, total_steps: int) -> float:
+        """Its strength at a step."""
+        return self.strength * (1.0 if self.ramp is None else self.ramp.ramp(step, total_steps))
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a run follows: one motion or several.
+
+    Raises:
+        RepresentationMismatchError: there are none, or they cannot lead one video; the message says which, and why.
+    """
+
+    parts: tuple[MotionPart, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise RepresentationMismatchError("a motion of no parts: at least 1 is needed")
+        first = self.parts[0].representation
+        for number, part in enumerate(self.parts[1:], start=2):
+            _require_alike(first, part.representation, number)
+
+    @classmethod
+    def of(cls, motion: Motion | MotionRepresentation) -> Motion:
+        """A motion from what a socket carries."""
+        return motion if isinstance(motion, Motion) else cls((MotionPart(motion),))
+
+    @property
+    def representations(self) -> tuple[MotionRepresentation, ...]:
+        return tuple(part.representation for part in self.parts)
+
+    @property
+    def frames(self) -> int:
+        return self.parts[0].representation.frames
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """All taps that one of them reads, in the order of execution."""
+        names = {name for representation in self.representations for name in representation.taps}
+        return tuple(sorted(names, key=execution_order))
+
+    def strengths(self, step: int, total_steps: int) -> Sequence[float]:
+        """Of each part at a step."""
+        return [part.strength_at(step, total_steps) for part in self.parts]
+
+    def coverage(self, strengths: Sequence[float]) -> float:
+        """How much of the clip is guided at given strengths, of which the largest counts as 1; at most 1."""
+        largest = max(strengths)
+        squares = [(s / largest) ** 2 * r.coverage for s, r in zip(strengths, self.representations, strict=True) if s]
+        return min(sum(squares), 1.0)
+
+
+def _require_alike(first: MotionRepresentation, other: MotionRepresentation, number: int) -> None:
+    if other.frames != first.frames:
+        raise RepresentationMismatchError(
+            f"motion 1 has {first.frames} frames and motion {number} has {other.frames}: put Retime Motion before one "
+            f"of them"
+        )
+    made = (first.provenance.architecture, other.provenance.architecture)
+    if all(made) and made[0] != made[1]:
+        raise RepresentationMismatchError(
+            f"motion 1 was made with {made[0]} and motion {number} with {made[1]}: one model cannot follow both"
+        )
