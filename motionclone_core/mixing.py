@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from .grids import RepresentationMismatchError
 from .representation import MotionRepresentation
 from .schedule import Ramp
 from .taps import execution_order
+
+AnyMotion = TypeVar("AnyMotion", "MotionRepresentation", "Motion")
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Ramps that multiply."""
+
+    ramps: tuple[Ramp, ...]
+
+    def ramp(self, step: int, total_steps: int) -> float:
+        return math.prod(one.ramp(step, total_steps) for one in self.ramps)
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,11 @@ class MotionPart:
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength) or self.strength < 0:
             raise ValueError(f"the strength of a motion is {self.strength}: it must be a number of at least 0")
+
+    def stronger(self, strength: float, ramp: Ramp | None = None) -> MotionPart:
+        """The same with its strength multiplied, and with a curve that multiplies its own."""
+        ramps = tuple(one for one in (self.ramp, ramp) if one is not None)
+        return MotionPart(self.representation, self.strength * strength, _Product(ramps) if ramps else None)
 
     def strength_at(self, step: int, total_steps: int) -> float:
         """Its strength at a step."""
@@ -80,6 +98,13 @@ class Motion:
         largest = max(strengths)
         squares = [(s / largest) ** 2 * r.coverage for s, r in zip(strengths, self.representations, strict=True) if s]
         return min(sum(squares), 1.0)
+
+
+def edited(motion: AnyMotion, edit: Callable[[MotionRepresentation], MotionRepresentation]) -> AnyMotion:
+    """A motion with an edit made to each of its parts."""
+    if not isinstance(motion, Motion):
+        return edit(motion)
+    return Motion(tuple(replace(part, representation=edit(part.representation)) for part in motion.parts))
 
 
 def _require_alike(first: MotionRepresentation, other: MotionRepresentation, number: int) -> None:

@@ -4,13 +4,16 @@ One file holds, per tap, ``<tap>.values`` (float16) and ``<tap>.indices`` (integ
 ``[positions, heads, frames, k]``, and under the metadata key ``motionclone`` a JSON object with the format
 version, the latent's size, each tap's grid and the provenance. A motion that was read in several windows has
 format version 2: the frames of each window stand in the JSON object, and tensors of window i are called
-``<i>.<tap>.values`` and ``<i>.<tap>.indices``.
+``<i>.<tap>.values`` and ``<i>.<tap>.indices``. One that was edited has format version 3: ``frame`` (top, left,
+height, width) and ``timing`` (or null) stand in the JSON object, and a mask in the tensor ``mask`` (float16,
+``[f or 1, H, W]``).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .grids import Frame
 from .paths import write_whole
 from .representation import MotionRepresentation, Provenance, TapRepresentation
 from .taps import execution_order
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA_KEY = "motionclone"
+_MASK = "mask"
 SUFFIX = ".safetensors"
 _INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -49,6 +54,8 @@ def save_representation(representation: MotionRepresentation, path: Path) -> Non
             _require_sound(name, tap)
             tensors[f"{prefix}{name}.values"] = tap.values.clone().contiguous()
             tensors[f"{prefix}{name}.indices"] = tap.indices.clone().contiguous()
+    if representation.mask is not None:
+        tensors[_MASK] = representation.mask.to(torch.float16).contiguous()
     write_whole(path, save(tensors, metadata={METADATA_KEY: json.dumps(_describe(representation))}))
 
 
@@ -90,10 +97,14 @@ def _prefixes(windows: int) -> list[str]:
 
 def _describe(representation: MotionRepresentation) -> dict[str, Any]:
     several = len(representation.windows) > 1
+    timing, frame = representation.timing, representation.frame
+    edited = timing is not None or representation.mask is not None or frame != Frame()
+    edits = {"timing": None if timing is None else list(timing), "frame": list(astuple(frame))}
     return {
-        # Packs that know the first version alone read what was seen whole.
-        "format_version": FORMAT_VERSION if several else 1,
+        # Packs that know the first version alone read what was seen whole and is not edited.
+        "format_version": FORMAT_VERSION if edited else 2 if several else 1,
         **({"windows": [list(window) for window in representation.windows]} if several else {}),
+        **(edits if edited else {}),
         "frames": representation.frames,
         "k": representation.k,
         "latent_size": list(representation.latent_size),
@@ -128,8 +139,10 @@ def _read_description(name: str, metadata: dict[str, str] | None) -> dict[str, A
 def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MotionRepresentation:
     height, width = map(_whole, description["latent_size"])
     provenance = _provenance(description["provenance"])
+    edits = _edits(description, tensors)
     if "windows" not in description:
-        return MotionRepresentation.whole(_taps(description, tensors, ""), (height, width), provenance)
+        whole = MotionRepresentation.whole(_taps(description, tensors, ""), (height, width), provenance)
+        return replace(whole, **edits)
     stored = [tuple(map(_whole, window)) for window in description["windows"]]
     windows = {
         window: _taps(description, tensors, prefix)
@@ -137,7 +150,21 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> M
     }
     if len(windows) < len(stored):
         raise ValueError("a window stands there twice")
-    return MotionRepresentation(windows, (height, width), provenance)
+    return MotionRepresentation(windows, (height, width), provenance, **edits)
+
+
+def _edits(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    if "frame" not in description:
+        return {}
+    timing, mask = description["timing"], tensors.get(_MASK)
+    if mask is not None and not (mask.dtype == torch.float16 and bool(((mask >= 0) & (mask <= 1)).all())):
+        raise ValueError(f"a mask of {mask.dtype} values in 0 to 1 is expected in float16")
+    top, left, height, width = map(_number, description["frame"])
+    return {
+        "frame": Frame(top, left, height, width),
+        "timing": None if timing is None else tuple(map(_whole, timing)),
+        "mask": None if mask is None else mask.clone(),
+    }
 
 
 def _taps(
@@ -178,6 +205,12 @@ def _whole(stored: Any) -> int:
     if type(stored) is not int:
         raise TypeError(f"a whole number is expected in place of a {type(stored).__name__}")
     return stored
+
+
+def _number(stored: Any) -> float:
+    if type(stored) not in (int, float) or not math.isfinite(stored):
+        raise TypeError(f"a number is expected in place of {stored!r}")
+    return float(stored)
 
 
 def _text(stored: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .edit import CombineMotions, MaskMotion, MotionStrengthKeyframe, PlaceMotion, RetimeMotion
 from .extract import ExtractMotionRepresentation
 from .files import LoadMotionRep, SaveMotionRep, register_folder
 from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
@@ -22,6 +23,11 @@ class MotionCloneExtension(ComfyExtension):
             ApplyMotionGuidance,
             MotionCloneScheduler,
             MotionCloneGuidedKSampler,
+            RetimeMotion,
+            PlaceMotion,
+            MaskMotion,
+            CombineMotions,
+            MotionStrengthKeyframe,
             SaveMotionRep,
             LoadMotionRep,
         ]

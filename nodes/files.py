@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..motionclone_core.mixing import Motion
 from ..motionclone_core.paths import list_inside, resolve_inside
 from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.serialization import SUFFIX, load_representation, next_free, save_representation
@@ -92,8 +93,10 @@ class SaveMotionRep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, motion_rep: MotionRepresentation, filename_prefix: str, folder: str) -> io.NodeOutput:
+    def execute(cls, motion_rep: MotionRepresentation | Motion, filename_prefix: str, folder: str) -> io.NodeOutput:
         """See the class."""
+        if isinstance(motion_rep, Motion):
+            raise ValueError(f"{len(motion_rep.parts)} combined motions are not one: save each before Combine Motions")
         root = _output_folder() if folder == "output" else _default_folder()
         path = next_free(resolve_inside(root, filename_prefix.strip()))
         save_representation(motion_rep, path)

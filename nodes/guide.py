@@ -11,9 +11,17 @@ from ..motionclone_core.guidance import DEFAULT_WEIGHT, MotionGuidance
 from ..motionclone_core.hosts import comfy_sampling
 from ..motionclone_core.hosts.comfy_memory import MEMORY_MODES, MemoryMode
 from ..motionclone_core.hosts.comfy_runtime import RunSummary, with_guidance
+from ..motionclone_core.mixing import Motion
 from ..motionclone_core.representation import MotionRepresentation
-from ..motionclone_core.schedule import PRESETS, UPDATE_RULES, GuidanceWindow, Preset, UpdateRule
-from .sockets import MotionRep, node_schema
+from ..motionclone_core.schedule import (
+    PRESETS,
+    UPDATE_RULES,
+    GuidanceWindow,
+    Preset,
+    StrengthCurve,
+    UpdateRule,
+)
+from .sockets import MotionCurve, MotionRep, node_schema
 
 _CUSTOM = "custom"
 
@@ -96,6 +104,15 @@ def _cost_inputs() -> list[io.WidgetInput]:
     ]
 
 
+def _curve_input() -> Any:
+    return MotionCurve.Input(
+        "curve",
+        optional=True,
+        tooltip="The strength over the whole run, from Motion Strength Keyframe. It takes the place of guided steps, "
+        "warm-up and cool-down; the MotionClone scheduler still crowds guided_steps into its noisiest part.",
+    )
+
+
 def _steps_inputs() -> list[io.WidgetInput]:
     return [
         io.Int.Input(
@@ -160,6 +177,7 @@ class ApplyMotionGuidance(io.ComfyNode):
                 _update_rule_input(),
                 _limit_input(),
                 *_cost_inputs(),
+                _curve_input(),
             ],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
         )
@@ -168,7 +186,7 @@ class ApplyMotionGuidance(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation,
+        motion_rep: MotionRepresentation | Motion,
         weight: float,
         start_step: int,
         guided_steps: int,
@@ -178,9 +196,10 @@ class ApplyMotionGuidance(io.ComfyNode):
         limit: float = 0.0,
         memory: MemoryMode = "auto",
         reuse: int = 1,
+        curve: StrengthCurve | None = None,
     ) -> io.NodeOutput:
         """See the class."""
-        window = GuidanceWindow(start_step, guided_steps, warm_up, cool_down)
+        window = curve or GuidanceWindow(start_step, guided_steps, warm_up, cool_down)
         guidance = MotionGuidance(motion_rep, weight, window, update_rule, limit or None, reuse)
         return io.NodeOutput(with_guidance(model, guidance, memory=memory))
 
@@ -281,6 +300,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                 _update_rule_input(),
                 _limit_input(),
                 *_cost_inputs(),
+                _curve_input(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The video, as latents."),
@@ -296,7 +316,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation,
+        motion_rep: MotionRepresentation | Motion,
         positive: Any,
         negative: Any,
         latent_image: dict[str, Any],
@@ -316,6 +336,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         limit: float = 0.0,
         memory: MemoryMode = "auto",
         reuse: int = 1,
+        curve: StrengthCurve | None = None,
     ) -> io.NodeOutput:
         """See the class."""
         chosen = PRESETS.get(preset)
@@ -330,14 +351,14 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                 cfg=cfg,
                 limit=limit or None,
                 update_rule=update_rule,
-                k=motion_rep.k,
+                k=Motion.of(motion_rep).representations[0].k,
             )
         else:
             scheduler = comfy_sampling.SCHEDULER
         sigmas = comfy_sampling.sigmas_for(
             model, scheduler=scheduler, sampler=sampler_name, preset=chosen, denoise=denoise
         )
-        guidance = MotionGuidance.of(motion_rep, chosen, reuse=reuse)
+        guidance = MotionGuidance.of(motion_rep, chosen, curve=curve, reuse=reuse)
         reports: list[RunSummary] = []
         latent = comfy_sampling.sample(
             with_guidance(model, guidance, memory=memory, on_end=reports.append),

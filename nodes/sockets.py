@@ -8,7 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 MotionRep = io.Custom("MOTION_REP")
-"""Carries a `motionclone_core.representation.MotionRepresentation`."""
+"""Carries a `representation.MotionRepresentation` of the core, or several in a `mixing.Motion`."""
+
+MotionCurve = io.Custom("MOTION_CURVE")
+"""Carries a `motionclone_core.schedule.StrengthCurve`."""
 
 CATEGORY = "MotionClone"
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from motionclone_core import serialization
+from motionclone_core.grids import Frame
 from motionclone_core.representation import MotionRepresentation, Provenance, TapRepresentation
 from motionclone_core.serialization import (
     MotionFileError,
@@ -45,8 +46,11 @@ def assert_same(loaded, saved):
     assert loaded.provenance == saved.provenance
     assert loaded.latent_size == saved.latent_size
     assert list(loaded.windows) == list(saved.windows)
+    assert (loaded.frame, loaded.timing) == (saved.frame, saved.timing)
+    assert (loaded.mask is None) == (saved.mask is None)
+    assert saved.mask is None or torch.equal(loaded.mask, saved.mask)
     for window, taps in saved.windows.items():
-        others = loaded.within(window)
+        others = loaded.windows[window]
         assert set(others) == set(taps)
         for name, tap in taps.items():
             other = others[name]
@@ -99,6 +103,57 @@ def test_windows_come_back_in_a_file_of_the_second_version(tmp_path):
 def test_a_clip_that_was_seen_whole_stays_readable_for_the_first_version(path):
     _, description, _ = split(path)
     assert (description["format_version"], "windows" in description) == (1, False)
+
+
+MASK = torch.rand(1, 5, 7, generator=torch.Generator().manual_seed(3)).half()
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"timing": (3, 2, 1, 0, 0, 1)},
+        {"frame": Frame(-0.25, 1 / 3, 0.5, 1.5)},
+        {"mask": MASK},
+        {"timing": (0, 1), "frame": Frame(0.5), "mask": MASK.expand(2, -1, -1)},
+    ],
+)
+@pytest.mark.parametrize("make", [representation, windowed])
+def test_edits_come_back_in_a_file_of_the_third_version(tmp_path, edits, make):
+    path, edited = tmp_path / "edited.safetensors", replace(make(), **edits)
+    save_representation(edited, path)
+    assert_same(load_representation(path), edited)
+    assert split(path)[1]["format_version"] == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timing": [4]},
+        {"timing": []},
+        {"timing": [-1, 0]},
+        {"timing": ["0"]},
+        {"frame": [0.0, 0.0, 0.0, 1.0]},
+        {"frame": [0.0, 0.0, 1.0]},
+        {"frame": [math.nan, 0.0, 1.0, 1.0]},
+        {"frame": None},
+        {"timing": [0, 1, 2]},  # the mask has 2 frames
+    ],
+)
+def test_edits_that_cannot_be_are_refused(tmp_path, changes):
+    path = tmp_path / "edited.safetensors"
+    save_representation(replace(representation(), timing=(0, 1), mask=MASK.expand(2, -1, -1)), path)
+    header, description, data = split(path)
+    join(path, header, data, description={**description, **changes})
+    with pytest.raises(MotionFileError, match="is damaged"):
+        load_representation(path)
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, math.nan])
+def test_a_mask_outside_0_to_1_is_refused(tmp_path, value):
+    path = tmp_path / "edited.safetensors"
+    save_representation(replace(representation(), mask=torch.full((1, 2, 2), value).half()), path)
+    with pytest.raises(MotionFileError, match="in 0 to 1"):
+        load_representation(path)
 
 
 @pytest.mark.parametrize(
@@ -301,8 +356,8 @@ def test_a_deeply_nested_header_is_refused(path):
 
 def test_a_newer_version_asks_for_an_update(path):
     header, description, data = split(path)
-    join(path, header, data, description={**description, "format_version": 3})
-    assert "format version 3, this pack reads up to 2: update the pack" in refusal(path)
+    join(path, header, data, description={**description, "format_version": 4})
+    assert "format version 4, this pack reads up to 3: update the pack" in refusal(path)
     # Whatever else a newer version may look like.
     join(path, header, data, description={"format_version": 99})
     assert "format version 99" in refusal(path)
