@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,8 @@ from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, Video
 
 _MODELS_KEY = "ADE"
 _PARAMS_KEY = "ADE_params"
-_STEADY_SCHEDULES = ("standard_static", "batched")
+_VIEWS_ALONE = "view_as_context"
+_MOST_STEPS = 1000  # of a run: ComfyUI's samplers take no more
 Kernel = Callable[..., Tensor]
 
 
@@ -80,11 +82,11 @@ class AnimateDiffHost:
 
         Raises:
             RepresentationMismatchError: too many frames; the message says both numbers.
-            UnsupportedModelError: the windows are not the same at every step, or there are views.
+            UnsupportedModelError: several lots of windows take turns, or there are views.
         """
-        context = self._context_options()
-        if context is not None and (video.frames, context.use_on_equal_length) > (context.context_length, False):
-            _require_steady(context)
+        context = self._sliding(video.frames)
+        if context is not None:
+            _require_readable(context)
             return
         limit = self._motion_model.encoding_max_len
         if limit is not None and video.frames > limit:
@@ -92,6 +94,33 @@ class AnimateDiffHost:
                 f"{video.frames} frames are more than the {limit} that the motion module {self.name} was "
                 f"made for: use at most {limit}, or Context Options"
             )
+
+    def turns(self, frames: int) -> list[int]:
+        """Steps of a run that together show every window that there is at any step: windows may move as it samples.
+
+        Raises:
+            UnsupportedModelError: a window holds a frame twice.
+        """
+        group = self._sliding(frames)
+        if group is None:
+            return [0]
+        context = group.contexts[0].clone()
+        windows_of = sys.modules[type(context).__module__].get_context_windows
+        seen: set[Window] = set()
+        turns = []
+        for step in range(_MOST_STEPS):
+            context.step = step
+            found = {tuple(window) for window in windows_of(frames, context)}
+            if not found <= seen:
+                turns.append(step)
+                seen |= found
+        for window in seen:
+            if len(set(window)) < len(window):
+                raise UnsupportedModelError(
+                    f"a context window of {len(window)} frames holds a frame twice, as {frames} frames are too few for "
+                    f"a stride of {context.context_stride}: lower context_stride"
+                )
+        return turns
 
     @staticmethod
     def window(transformer_options: Mapping[str, Any], frames: int) -> Window:
@@ -133,19 +162,23 @@ class AnimateDiffHost:
             *((f"up_blocks.{i}", block) for i, block in enumerate(model.up_blocks or ())),
         ]
 
-    def _context_options(self) -> Any | None:
+    def _sliding(self, frames: int) -> Any | None:
+        """The context options that so many frames are sampled in, if they are sampled in any."""
         params = self._patcher.get_attachment(_PARAMS_KEY)
-        return None if params is None or params.context_options.context_length is None else params.context_options
+        context = None if params is None else params.context_options
+        if context is None or context.context_length is None:
+            return None
+        return context if (frames, context.use_on_equal_length) > (context.context_length, False) else None
 
 
-def _require_steady(context_options: Any) -> None:
+def _require_readable(context_options: Any) -> None:
+    if len(context_options.contexts) > 1:
+        raise UnsupportedModelError(
+            f"{len(context_options.contexts)} Context Options take turns in this MODEL, and a motion is read in the "
+            f"windows of one: use one of them alone"
+        )
     for context in context_options.contexts:
-        if context.context_schedule not in _STEADY_SCHEDULES or len(context_options.contexts) > 1:
-            raise UnsupportedModelError(
-                f"the context windows of this MODEL ({context.context_schedule}, {len(context_options.contexts)} in "
-                f"turn) change as it samples, and a motion is read in fixed ones: use Context Options Standard Static"
-            )
-        if context.view_options is not None:
+        if context.view_options is not None or context.context_schedule == _VIEWS_ALONE:
             raise UnsupportedModelError("motion guidance does not read views: take View Options out of the graph")
 
 

@@ -6,7 +6,8 @@ Shapes used here:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -34,7 +35,9 @@ def run_once(
     conditioning: Any,
     seed: int,
 ) -> None:
-    """Noise a latent to ``timestep`` and run the model on it once (window by window if it slides), conditional only.
+    """Noise a latent to ``timestep`` and run the model on it once, conditional only.
+
+    Under context windows it is run once for each window that there is at any step of a run.
 
     Args:
         patcher: MODEL with AnimateDiff; guidance on it is ignored, everything else of it counts.
@@ -58,20 +61,32 @@ def run_once(
     guider.set_cfg(1.0)
     sigma = patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
     sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])
-    sampler = comfy.samplers.KSAMPLER(_call_model_once)
+    sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(latent.shape[0])))
     guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
 
 
-def _call_model_once(
-    model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict, **_: object
+def _call_model(
+    turns: Sequence[int],
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict,
+    callback: Callable[[dict], None] | None = None,
+    **_: object,
 ) -> Tensor:
-    model(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args)
+    for turn in turns:
+        if turn and callback is not None:
+            # AnimateDiff-Evolved counts the steps by it, and places its windows by their number.
+            callback({"i": turn - 1, "denoised": x, "x": x, "sigma": sigmas[0], "sigma_hat": sigmas[0]})
+        model(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args)
     return x
 
 
 def _observed_call(
     host: AnimateDiffHost, observer_of: Callable[[Window], AttentionObserver], latent_shape: torch.Size
 ) -> Callable[..., Tensor]:
+    read: set[Window] = set()
+
     def wrapper(
         executor: Callable[..., Tensor],
         x: Tensor,
@@ -83,6 +98,8 @@ def _observed_call(
         **kwargs: Any,
     ) -> Tensor:
         window = host.window(transformer_options, latent_shape[0])
+        if window in read:
+            return torch.zeros_like(x)
         if x.shape != (len(window), *latent_shape[1:]):
             raise ValueError(
                 f"the reference has shape {[len(window), *latent_shape[1:]]}, the model is asked for {list(x.shape)}: "
@@ -93,6 +110,7 @@ def _observed_call(
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             except StopForward:
                 # The observer has all it needs; nobody reads this prediction.
+                read.add(window)
                 return torch.zeros_like(x)
 
     return wrapper

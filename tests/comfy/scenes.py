@@ -67,10 +67,10 @@ class Scene:
         inputs = {"model": model, "m_models": self.motion, "beta_schedule": beta, **changes}
         return self.graph.add("ADE_UseEvolvedSampling", **inputs)
 
-    def sliding(self, length: int, overlap: int, **changes: Any) -> Node:
+    def sliding(self, length: int, overlap: int, *, kind: str = "StandardStatic", **changes: Any) -> Node:
         """The model under context windows."""
         size = {"context_length": length, "context_overlap": overlap}
-        windows = self.graph.add("ADE_StandardStaticContextOptions", **size, **changes)
+        windows = self.graph.add(f"ADE_{kind}ContextOptions", **size, **changes)
         return self.animated(self.checkpoint, context_options=windows)
 
     def text(self, words: str) -> Node:

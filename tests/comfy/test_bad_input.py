@@ -112,26 +112,16 @@ def _empty(scene: Scene, frames: int, width: int, height: int) -> Any:
     return scene.graph.add("EmptyLatentImage", width=width, height=height, batch_size=frames)
 
 
-@pytest.mark.parametrize(
-    ("frames", "width", "height", "words"),
-    [
-        (5, 64, 64, ["has 4 frames", "to sample has 5"]),
-        (4, 128, 64, ["made at 8 x 8 latent cells", "16 x 8", "width x height"]),
-    ],
-    ids=["frames", "size"],
-)
 @pytest.mark.parametrize("node", ["apply", "ksampler"])
-def test_a_latent_that_differs_from_the_representation(
-    studio: Studio, node: str, frames: int, width: int, height: int, words: list[str]
-) -> None:
+def test_a_latent_of_other_frames_than_the_representation(studio: Studio, node: str) -> None:
     scene = studio.scene()
-    rep, latent = scene.extracted(), _empty(scene, frames, width, height)
+    rep, latent = scene.extracted(), _empty(scene, 5, 64, 64)
     if node == "apply":
         scene.save("never", scene.ksampler(scene.guided(rep), latent_image=latent))
     else:
         scene.save("never", scene.guided_ksampler(rep, latent_image=latent))
     said = message(studio, scene)
-    assert all(word in said for word in words), said
+    assert all(word in said for word in ["has 4 frames", "to sample has 5", "Retime Motion"]), said
 
 
 # --- the extraction ---------------------------------------------------------------------------------
@@ -158,17 +148,20 @@ def test_a_motion_that_was_read_in_other_windows(studio: Studio) -> None:
     assert "frames 1 to 2 at once" in said and "read in frames 1 to 4" in said and "Context Options" in said
 
 
-@pytest.mark.parametrize(
-    ("node", "more"),
-    [("ADE_StandardUniformContextOptions", {}), ("ADE_LoopedUniformContextOptions", {"closed_loop": False})],
-)
-def test_windows_that_change_while_a_model_samples(studio: Studio, node: str, more: dict[str, Any]) -> None:
+def test_context_options_that_take_turns(studio: Studio) -> None:
     scene = studio.scene()
-    windows = scene.graph.add(node, context_length=2, context_stride=1, context_overlap=1, **more)
-    sliding = scene.animated(scene.checkpoint, context_options=windows)
-    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=sliding))
+    first = scene.graph.add("ADE_StandardStaticContextOptions", context_length=2, context_overlap=1)
+    model = scene.sliding(3, 1, prev_context=first, start_percent=0.5)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=model))
+    assert "2 Context Options take turns in this MODEL" in message(studio, scene)
+
+
+def test_windows_that_hold_a_frame_twice(studio: Studio) -> None:
+    scene = studio.scene(frames=6)
+    model = scene.sliding(4, 1, kind="LoopedUniform", context_stride=2, closed_loop=False)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=model))
     said = message(studio, scene)
-    assert "uniform" in said and "Context Options Standard Static" in said
+    assert "holds a frame twice, as 6 frames are too few for a stride of 2" in said
 
 
 def test_views(studio: Studio) -> None:

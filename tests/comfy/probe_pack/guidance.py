@@ -359,6 +359,19 @@ def _state_of_weights(model):
     return {"weights": values.hexdigest(), "places": places.hexdigest(), "flags": sorted(flags)}
 
 
+class ProbeMasks:
+    """A mask, several times."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MASK",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"mask": ("MASK",), "frames": ("INT", {"default": 2, "min": 1, "max": 1000})}}
+
+    def execute(self, mask, frames):
+        return (mask.expand(frames, -1, -1),)
+
+
 class ProbeRep:
     """What a motion representation holds."""
 
@@ -380,6 +393,7 @@ class ProbeRep:
         content = {
             "checksum": digest.hexdigest(),
             "taps": list(motion_rep.taps),
+            "windows": [list(window) for window in motion_rep.windows],
             "shape": list(next(iter(motion_rep.taps.values())).values.shape),
             "latent_size": list(motion_rep.latent_size),
             "provenance": dataclasses.asdict(motion_rep.provenance),
@@ -428,5 +442,5 @@ class ProbeAgain:
 
 PROBES = (
     ProbeEnergy, ProbeGradient, ProbeTrouble, ProbeDamage,
-    ProbeControl, ProbeState, ProbeRep, ProbeForeignRep, ProbeAgain,
+    ProbeControl, ProbeState, ProbeRep, ProbeForeignRep, ProbeAgain, ProbeMasks,
 )  # fmt: skip
