@@ -15,7 +15,7 @@ Shapes used here:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 from .extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from .guidance import MotionGuidance
 from .hosts.diffusers_animatediff import DiffusersAnimateDiff, observe_reference, sample
-from .representation import MotionRepresentation, Provenance
+from .representation import MotionRepresentation, Provenance, Window
 from .schedule import PRESETS, Preset, uneven_timesteps
 from .taps import DEFAULT_BLOCKS, select_taps
 
@@ -116,6 +116,7 @@ def extract(
     t_alpha: int = DEFAULT_T_ALPHA,
     noise_seed: int = 0,
     source: str = "",
+    windows: Sequence[Window] | None = None,
 ) -> MotionRepresentation:
     """Read the motion of a reference in one denoising step (paper, §3.3).
 
@@ -128,6 +129,7 @@ def extract(
         t_alpha: timestep of the denoising step, 0 to 999.
         noise_seed: of the noise added to the reference.
         source: name of the reference, for people.
+        windows: in which it is read, if the model does not see all frames at once: those that it is to guide in.
 
     Raises:
         ValueError: a setting is out of range, or the reference is not one clip.
@@ -141,7 +143,9 @@ def extract(
     builder = RepresentationBuilder(select_taps(host.sites, blocks), k=k, frames=frames, latent_size=size)
     generator = torch.Generator().manual_seed(noise_seed)
     noise = torch.randn(reference.shape, generator=generator).to(reference)
-    observe_reference(host, builder.observer(), latent=reference, noise=noise, timestep=t_alpha, text=null_text)
+    for window in (tuple(range(frames)),) if windows is None else windows:
+        seen = {"latent": reference[:, :, list(window)], "noise": noise[:, :, list(window)]}
+        observe_reference(host, builder.observer(tuple(window)), **seen, timestep=t_alpha, text=null_text)
     identity = host.identity
     provenance = Provenance(
         source=source,

@@ -23,8 +23,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..grids import Crop, RepresentationMismatchError
+from ..representation import Window
 from ..schedule import alphas_cumprod, beside_a_seam, sigma_at
 from ..taps import tap_name
+from ..windows import fused
 from .autograd import recording
 from .base import (
     AttentionObserver,
@@ -239,6 +241,7 @@ def sample(
     timesteps: Sequence[int],
     cfg: float = 8.5,
     guide: Guide | None = None,
+    windows: Sequence[Window] | None = None,
     scheduler: Any = None,
     generator: torch.Generator | list[torch.Generator] | None = None,
     on_step: Callable[[Step, Tensor, Gradient | None], None] | None = None,
@@ -253,6 +256,7 @@ def sample(
         timesteps: falling, such as `schedule.uneven_timesteps` gives.
         cfg: ComfyUI's; the paper's guidance scale s is 1 less.
         guide: motion guidance; none samples as if this project were not there.
+        windows: the frames that the model sees at once, if it does not see all of them; see `windows.fused`.
         scheduler: one of diffusers' that evaluates the model once a step, with its timesteps set to
             ``timesteps``; Euler, which is DDIM without added noise, if it is left out.
         generator: of the scheduler's noise, where it adds any; or one for each clip.
@@ -266,13 +270,14 @@ def sample(
         ValueError: the timesteps do not fall, or the scheduler evaluates the model more than once a step.
         RepresentationMismatchError: the guide does not fit the model or the video.
     """
-    host.require_video(noise.shape[2])
+    windows = (tuple(range(noise.shape[2])),) if windows is None else tuple(windows)
+    host.require_video(max(map(len, windows)))
     if guide is not None:
         guide.require(host.identity, VideoSize(noise.shape[2], noise.shape[3], noise.shape[4]))
     steps = steps_of(timesteps)
     strength = strengths(guide, steps, exact=_exact(scheduler))
     shared = SharedGradient(1 if guide is None else guide.reuse)
-    run = _Run(host, text, null_text, cfg, guide, strength, GradientScale(), shared)
+    run = _Run(host, text, null_text, cfg, guide, windows, strength, GradientScale(), shared)
     stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
     # Guidance is a small difference of large numbers: half precision would lose it.
     state = stepper.begin(noise.to(torch.promote_types(noise.dtype, torch.float32)))
@@ -292,6 +297,7 @@ class _Run:
     null_text: Tensor
     cfg: float
     guide: Guide | None
+    windows: Sequence[Window]
     strengths: Sequence[float]
     scale: GradientScale
     shared: SharedGradient
@@ -327,15 +333,24 @@ class _Run:
         return clip
 
     def _conditional(self, x: Tensor, step: Step, guide: Guide, scale: float) -> tuple[Tensor, Gradient]:
+        calls = [self._recorded(x, window, step, guide, scale) for window in self.windows]
+        noise = fused([noise for noise, _ in calls], self.windows, dim=2)
+        by_clip = [rearrange(gradient.value, "(b f) c h w -> b f c h w", b=x.shape[0]) for _, gradient in calls]
+        value = rearrange(fused(by_clip, self.windows, dim=1), "b f c h w -> (b f) c h w")
+        energies = zip(*(gradient.energies for _, gradient in calls), strict=True)
+        return noise, Gradient(value, tuple(sum(clip) / len(calls) for clip in energies))
+
+    def _recorded(
+        self, x: Tensor, window: Window, step: Step, guide: Guide, scale: float
+    ) -> tuple[Tensor, Gradient]:
         with recording():
+            x = x[:, :, list(window)]
             frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
             crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
-            view = View(tuple(range(x.shape[2])), crops, (x.shape[3], x.shape[4]), step.index, step.total)
+            view = View(window, crops, (x.shape[3], x.shape[4]), step.index, step.total)
             observer = guide.observer(frames, view, scale=scale)
             with self.host.observing(observer):
-                noise = self._predict(
-                    rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text
-                )
+                noise = self._seen(rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text)
         return noise.detach(), observer.result()
 
     def _unguided(self, x: Tensor, step: Step) -> Tensor:
@@ -346,6 +361,12 @@ class _Run:
         return unconditional + self.cfg * (conditional - unconditional)
 
     def _predict(self, x: Tensor, step: Step, text: Tensor) -> Tensor:
+        if len(self.windows) == 1:
+            return self._seen(x, step, text)
+        return fused([self._seen(x[:, :, list(window)], step, text) for window in self.windows], self.windows, dim=2)
+
+    def _seen(self, x: Tensor, step: Step, text: Tensor) -> Tensor:
+        """The prediction for frames that the model sees at once."""
         return self.host.predict(x / math.sqrt(1 + step.sigma**2), step.timestep, text)
 
 

@@ -18,8 +18,10 @@ from motionclone_core.hosts.diffusers_animatediff import (
     sample,
     steps_of,
 )
+from motionclone_core.representation import MotionRepresentation
 from motionclone_core.schedule import GuidanceWindow, alphas_cumprod, uneven_timesteps
 from motionclone_core.taps import UnknownTapError
+from motionclone_core.windows import sliding_windows
 from tiny_unet import tiny_unet
 
 diffusers = pytest.importorskip("diffusers")
@@ -383,10 +385,59 @@ def test_too_many_frames(host, texts):
         sample(host, long, *texts, timesteps=TIMESTEPS)
 
 
-def test_another_size(host, texts, motion):
-    small = draw(1, 4, FRAMES, SIZE // 2, SIZE)
-    with pytest.raises(RepresentationMismatchError, match="8 x 4"):
-        sample(host, small, *texts, timesteps=TIMESTEPS, guide=guidance(motion))
+LONG = 6
+WINDOWS = sliding_windows(LONG, FRAMES, 2)
+
+
+@pytest.fixture
+def long_motion(host, texts):
+    return extract(host, draw(1, 4, LONG, SIZE, SIZE, seed=9), texts[1], blocks="up_blocks.1", windows=WINDOWS)
+
+
+def test_a_window_of_all_frames_is_no_window(host, texts, motion):
+    noise, whole = draw(1, 4, FRAMES, SIZE, SIZE), [tuple(range(FRAMES))]
+    runs = [sample(host, noise, *texts, timesteps=TIMESTEPS, guide=guidance(motion), windows=w) for w in (None, whole)]
+    assert torch.equal(*runs)
+
+
+def test_in_windows_each_is_read_by_itself(host, texts, long_motion):
+    latent = draw(1, 4, LONG, SIZE, SIZE, seed=9)
+    assert tuple(long_motion.windows) == WINDOWS == ((0, 1, 2, 3), (2, 3, 4, 5))
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(latent)
+    builder = RepresentationBuilder(long_motion.taps, k=1, frames=FRAMES, latent_size=(SIZE, SIZE))
+    seen = {"latent": latent[:, :, 2:], "noise": noise[:, :, 2:]}
+    observe_reference(host, builder.observer(), **seen, timestep=400, text=texts[1])
+    for name, tap in builder.representation(long_motion.provenance).taps.items():
+        assert torch.equal(tap.values, long_motion.windows[WINDOWS[1]][name].values)
+
+
+def test_in_windows_gradients_are_fused_as_predictions_are(host, texts, long_motion):
+    """A guided step in windows, against the gradients of runs of one window each."""
+    noise, seen = draw(1, 4, LONG, SIZE, SIZE), []
+    step = {"timesteps": TIMESTEPS[:1], "cfg": 1.0}
+    sample(
+        host, noise, *texts, guide=guidance(long_motion), windows=WINDOWS, **step,
+        on_step=lambda _, __, gradient: seen.append(gradient),
+    )  # fmt: skip
+    total, weights = draw(LONG, 4, SIZE, SIZE) * 0, draw(LONG, 1, 1, 1) * 0
+    for window in WINDOWS:
+        alone = MotionRepresentation.whole(long_motion.windows[window], (SIZE, SIZE))
+        parts = []
+        sample(
+            host, noise[:, :, list(window)], *texts, guide=guidance(alone), **step,
+            on_step=lambda _, __, gradient, parts=parts: parts.append(gradient),
+        )  # fmt: skip
+        own = torch.tensor([1.0, 2.0, 2.0, 1.0], dtype=torch.float64).reshape(4, 1, 1, 1)
+        total[list(window)] += own * parts[0].value
+        weights[list(window)] += own
+    torch.testing.assert_close(seen[0].value, total / weights, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("size", [(SIZE // 2, SIZE), (2 * SIZE, SIZE)])
+def test_a_motion_guides_another_size(host, texts, motion, size):
+    noise = draw(1, 4, FRAMES, *size)
+    guided, free = (sample(host, noise, *texts, timesteps=TIMESTEPS, guide=g) for g in (guidance(motion), None))
+    assert guided.shape == noise.shape and not torch.equal(guided, free)
 
 
 def test_a_reference_is_one_clip(host, texts):
