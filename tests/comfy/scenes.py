@@ -145,7 +145,7 @@ class Scene:
     def gradient(self, name: str, motion_rep: Any, sigma: float, **changes: Any) -> Node:
         """Of the energy where a run of this scene starts that begins at ``sigma``."""
         inputs = {"model": self.model, "motion_rep": motion_rep, "conditioning": self.positive}
-        inputs |= {"latent": self.latent, "noise_seed": SAMPLING["seed"], "window": 0, **changes}
+        inputs |= {"latent": self.latent, "noise_seed": SAMPLING["seed"], "window": 0, "half": "both", **changes}
         return self.graph.add("MotionCloneProbeGradient", name=name, sigma=sigma, **inputs)
 
 

@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from test_bad_input import message
-from test_gradient import ALONE, SIGMA, SIGMA_NEXT
+from test_gradient import ALONE, SIGMA, SIGMA_NEXT, relative_error
 
 from comfy_server import Node, Result
-from scenes import Scene, Studio, only
-
-LEFT = np.s_[..., :4]
-RIGHT = np.s_[..., 4:]
+from scenes import SCALE, Scene, Studio, only
 
 
 def edit(scene: Scene, kind: str, **inputs: Any) -> Node:
@@ -56,20 +53,18 @@ def test_a_motion_guides_another_size(studio: Studio) -> None:
     assert studio.saved(result, guided)[0].shape == (4, 4, 8, 16)
 
 
-def test_a_mask_moves_its_part_and_its_inverse_the_other(studio: Studio) -> None:
+def test_a_mask_and_its_inverse_guide_a_half_each(studio: Studio) -> None:
     scene = studio.scene()
     rep, sigmas = scene.extracted(), scene.falling(SIGMA, SIGMA_NEXT)
-    motions = {"left": masked(scene, rep, "left"), "right": masked(scene, rep, "left", invert=True)}
+    motions = {side: masked(scene, rep, "left", invert=side == "right") for side in ("left", "right")}
     runs = {"free": scene.custom(scene.model, sigmas, **ALONE)}
     runs |= {n: scene.custom(scene.guided(m, weight=2000.0), sigmas, **ALONE) for n, m in motions.items()}
-    runs["both"] = scene.custom(scene.guided(rep, weight=2000.0), sigmas, **ALONE)
-    free, left, right, both = studio.latents(scene, **runs)
-    moved = {"left": left - free, "right": right - free, "both": both - free}
-    size = {(n, s): np.linalg.norm(m[side]) for n, m in moved.items() for s, side in (("l", LEFT), ("r", RIGHT))}
-    assert size["left", "l"] > 2 * size["left", "r"] and size["right", "r"] > 2 * size["right", "l"]
-    # The energy is a mean over cells whatever their weights: the parts add up to the whole.
-    error = np.linalg.norm(moved["left"] + moved["right"] - moved["both"]) / np.linalg.norm(moved["both"])
-    assert error < 1e-3
+    saves = [scene.save(name, run) for name, run in runs.items()]
+    literal = [scene.gradient(f"gradient {side}", rep, SIGMA, half=side) for side in motions]
+    free, left, right, *gradients = studio.saved(studio.run(scene), *saves, *literal)
+    assert relative_error(gradients[0], gradients[1]) > 0.1
+    for guided, gradient in zip((left, right), gradients, strict=True):
+        assert relative_error((guided - free) * SCALE, -SIGMA_NEXT * 2000.0 * SIGMA * gradient) < 1e-3
 
 
 def test_several_motions_push_as_each_does_alone(studio: Studio) -> None:

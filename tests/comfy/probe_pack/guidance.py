@@ -64,15 +64,21 @@ def captured(model, names):
             hook.remove()
 
 
-def energy_of(seen, motion_rep, window=0):
-    """The sum over layers of ``mean((A[indices] - values)^2)``, float64; each window has a call of its own."""
+def energy_of(seen, motion_rep, window=0, half="both"):
+    """The sum over layers of ``mean((A[indices] - values)^2)``, float64; each window has a call of its own.
+
+    Of one half of the frame the other counts as 0.
+    """
     total = 0.0
     for name, tap in list(motion_rep.windows.values())[window].items():
         p, n, f, _ = tap.values.shape
         q, k = (seen[name][letter][window].double().reshape(p, f, n, -1).transpose(1, 2) for letter in "qk")
         attention = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
         kept = torch.take_along_dim(attention, tap.indices.long().clone(), -1)
-        total = total + (kept - tap.values.double().clone()).square().mean()
+        distances = (kept - tap.values.double().clone()).square().reshape(*tap.grid, n, f, -1)
+        left = torch.arange(tap.grid[1]) < tap.grid[1] / 2
+        counts = {"both": left | ~left, "left": left, "right": ~left}[half]
+        total = total + (distances * counts.double().reshape(1, -1, 1, 1, 1)).mean()
     return total
 
 
@@ -163,13 +169,14 @@ class ProbeGradient:
     @classmethod
     def INPUT_TYPES(cls):
         window = ("INT", {"default": 0, "min": 0, "max": 1000})
-        return {"required": {"name": ("STRING", {"default": "gradient"}), "window": window, **NOISED}}
+        own = {"name": ("STRING", {"default": "gradient"}), "window": window, "half": (["both", "left", "right"],)}
+        return {"required": {**own, **NOISED}}
 
     @classmethod
     def IS_CHANGED(cls, **_):
         return float("nan")  # always runs: ComfyUI 0.8 leaves what a cached node reported out of its answer
 
-    def execute(self, name, window, model, motion_rep, conditioning, latent, sigma, noise_seed):
+    def execute(self, name, window, half, model, motion_rep, conditioning, latent, sigma, noise_seed):
         gradients = []
 
         def differentiate(denoise, x, base):
@@ -181,7 +188,7 @@ class ProbeGradient:
                 x = x.clone().requires_grad_()
                 with captured(model, list(motion_rep.taps)) as seen:
                     denoise(x)
-                gradients.extend(torch.autograd.grad(energy_of(seen, motion_rep, window), x))
+                gradients.extend(torch.autograd.grad(energy_of(seen, motion_rep, window, half), x))
 
         call_through_host(model, conditioning, latent, noise_seed, sigma, differentiate)
         return save_tensors(name, value=gradients[0])
