@@ -87,8 +87,8 @@ def test_each_window_is_read_by_itself():
         with pytest.raises(StopForward):
             ToyHost(4).run(latents(6)[list(window)], alone.observer())
         for name, tap in alone.representation(Provenance()).taps.items():
-            assert torch.equal(motion.within(window)[name].values, tap.values)
-            assert torch.equal(motion.within(window)[name].indices, tap.indices)
+            assert torch.equal(motion.windows[window][name].values, tap.values)
+            assert torch.equal(motion.windows[window][name].indices, tap.indices)
 
 
 def test_k_above_a_window_is_refused():
