@@ -164,9 +164,8 @@ class MotionGuidance:
             curve: takes the place of the preset's guided steps and ramps.
             reuse: see the class.
         """
-        found = {representation.k for representation in Motion.of(motion).representations} - {preset.k}
-        if found:
-            log.info("this setting is made for a motion extracted with k = %d; this one has k = %d", preset.k, *found)
+        for k in sorted({representation.k for representation in Motion.of(motion).representations} - {preset.k}):
+            log.info("this setting is made for a motion extracted with k = %d; this one has k = %d", preset.k, k)
         return cls(motion, preset.weight, curve or preset.window, preset.update_rule, preset.limit, reuse)
 
     @cached_property

@@ -691,6 +691,14 @@ def test_several_motions_add_up_by_their_strengths():
     assert guidance.taps == TAPS
 
 
+def test_every_k_that_is_not_the_presets_is_named(caplog):
+    mix = Motion(tuple(MotionPart(reference(4, k)) for k in (1, 2, 3)))
+    with caplog.at_level("INFO"):
+        MotionGuidance.of(mix, PRESETS["camera"])
+    said = [record.getMessage() for record in caplog.records]
+    assert [message[-1] for message in said] == ["2", "3"] and all("with k = 1;" in message for message in said)
+
+
 def test_a_motion_that_has_faded_out_is_not_read():
     fading = StrengthCurve((Keyframe(0.0, 1.0), Keyframe(1.0, 0.0)))
     mix = Motion((MotionPart(reference(4, taps=TAPS[:1])), MotionPart(reference(4, taps=TAPS[1:]), ramp=fading)))
