@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Random weights of the real shapes: an SD 1.5 checkpoint, an AnimateDiff v3 motion module, a SparseCtrl of pictures.
+"""Random weights of the real shapes: SD 1.5, an AnimateDiff v3 motion module, both SparseCtrls, a ControlNet.
 
 They load like the real files and compute finite numbers, which is all that a numerical check needs, and they
-have to be downloaded from nowhere. 3.9 GB in fp16, made once (under a minute) and kept in
+have to be downloaded from nowhere. 5.7 GB in fp16, made once (about a minute) and kept in
 ``MOTIONCLONE_MODELS``, else ``~/.cache/motionclone``. The shapes of the checkpoint come from ComfyUI's own
 classes, so the work is done by ComfyUI's interpreter; started with another one, this script hands over to it.
 
@@ -19,7 +19,8 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,13 @@ class ModelFiles:
     checkpoint: Path
     motion_module: Path
     sparse_control: Path
+    """The SparseCtrl of pictures."""
+    scribble_control: Path
+    """The SparseCtrl of sketches."""
+    controlnet: Path
 
     def exist(self) -> bool:
-        return all(file.is_file() for file in (self.checkpoint, self.motion_module, self.sparse_control))
+        return all(getattr(self, part.name).is_file() for part in fields(self))
 
 
 def model_files() -> ModelFiles:
@@ -99,6 +104,8 @@ def model_files() -> ModelFiles:
         checkpoint=folder / f"random_sd15_format{FORMAT}.safetensors",
         motion_module=folder / f"random_v3_sd15_mm_format{FORMAT}.safetensors",
         sparse_control=folder / f"random_v3_sd15_sparsectrl_rgb_format{FORMAT}.safetensors",
+        scribble_control=folder / f"random_v3_sd15_sparsectrl_scribble_format{FORMAT}.safetensors",
+        controlnet=folder / f"random_sd15_controlnet_format{FORMAT}.safetensors",
     )
 
 
@@ -179,27 +186,39 @@ def checkpoint_shapes(comfyui: Path) -> Shapes:
     return {k: s for k, s in named.items() if "text_projection" not in k}
 
 
-def sparse_control_shapes(comfyui: Path) -> Shapes:
-    """Names and shapes of the SparseCtrl of pictures: SD 1.5's encoder as diffusers names it, and motion modules.
-
-    The hint has the four channels of a latent and one that says which frames are given. A motion module has one
-    attention here.
-    """
+def controlnet_shapes(comfyui: Path, *, hint_channels: int = 3) -> Shapes:
+    """Names and shapes of a ControlNet for SD 1.5, read off ComfyUI's own class on the meta device."""
     _make_comfy_importable(comfyui)
     import comfy.ops
-    import comfy.utils
     import torch
     from comfy.cldm.cldm import ControlNet
 
     config = {key: value for key, value in UNET_CONFIG.items() if "out" not in key}
     with torch.device("meta"):
-        encoder = ControlNet(**config, hint_channels=5, operations=comfy.ops.disable_weight_init).state_dict()
+        network = ControlNet(**config, hint_channels=hint_channels, operations=comfy.ops.disable_weight_init)
+    return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+def sparse_control_shapes(comfyui: Path, *, sketches: bool = False) -> Shapes:
+    """Names and shapes of a SparseCtrl: SD 1.5's encoder as diffusers names it, and motion modules of one attention.
+
+    One more channel of the hint says which frames are given. Pictures come as latents and go through one layer;
+    sketches come as pictures, and go through those of a ControlNet.
+    """
+    _make_comfy_importable(comfyui)
+    import comfy.utils
+
     names = {ldm: diffusers for diffusers, ldm in comfy.utils.unet_to_diffusers(UNET_CONFIG).items()}
+    layers = ("conv_in", *(f"blocks.{i}" for i in range(6)), "conv_out")
     for part in ("weight", "bias"):
         names |= {f"zero_convs.{i}.0.{part}": f"controlnet_down_blocks.{i}.{part}" for i in range(12)}
+        for i, layer in enumerate(layers):
+            names[f"input_hint_block.{2 * i}.{part}"] = f"controlnet_cond_embedding.{layer}.{part}"
         names[f"middle_block_out.0.{part}"] = f"controlnet_mid_block.{part}"
-    shapes = {names[key]: tuple(value.shape) for key, value in encoder.items() if "input_hint_block" not in key}
-    shapes |= _affine("controlnet_cond_embedding", MOTION_WIDTHS[0], 5, 3, 3)
+    shapes = {names[key]: shape for key, shape in controlnet_shapes(comfyui, hint_channels=4).items()}
+    if not sketches:
+        shapes = {key: shape for key, shape in shapes.items() if "cond_embedding" not in key}
+        shapes |= _affine("controlnet_cond_embedding", MOTION_WIDTHS[0], 5, 3, 3)
     for level, width in enumerate(MOTION_WIDTHS):
         for site in range(2):
             shapes |= _site_shapes(f"down_blocks.{level}.motion_modules.{site}", width, attentions=1)
@@ -251,12 +270,16 @@ def write_safetensors(path: Path, shapes: Shapes) -> None:
 def make_models(comfyui: Path) -> None:
     """Writes whichever of the files is not in the cache. Runs under ComfyUI's interpreter."""
     files = model_files()
-    if not files.motion_module.is_file():
-        write_safetensors(files.motion_module, motion_module_shapes())
-    if not files.checkpoint.is_file():
-        write_safetensors(files.checkpoint, checkpoint_shapes(comfyui))
-    if not files.sparse_control.is_file():
-        write_safetensors(files.sparse_control, sparse_control_shapes(comfyui))
+    shapes = {
+        files.motion_module: motion_module_shapes,
+        files.checkpoint: partial(checkpoint_shapes, comfyui),
+        files.sparse_control: partial(sparse_control_shapes, comfyui),
+        files.scribble_control: partial(sparse_control_shapes, comfyui, sketches=True),
+        files.controlnet: partial(controlnet_shapes, comfyui),
+    }
+    for path, shapes_of in shapes.items():
+        if not path.is_file():
+            write_safetensors(path, shapes_of())
 
 
 def main() -> int:
@@ -270,9 +293,8 @@ def main() -> int:
         make_models(found.path)
         return 0
     files = ensure_models(found)
-    print(f"checkpoint: {files.checkpoint}")
-    print(f"motion module: {files.motion_module}")
-    print(f"SparseCtrl: {files.sparse_control}")
+    for part in fields(files):
+        print(f"{part.name}: {getattr(files, part.name)}")
     return 0
 
 

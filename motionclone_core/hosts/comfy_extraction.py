@@ -20,6 +20,7 @@ from ..representation import Window
 from .autograd import eager
 from .base import AttentionObserver, StopForward, VideoSize
 from .comfy_animatediff import AnimateDiffHost
+from .comfy_controls import require_controls
 from .comfy_runtime import without_guidance
 
 _KEY = "motionclone_extraction"
@@ -50,7 +51,7 @@ def run_once(
 
     Raises:
         UnsupportedModelError: the MODEL carries no AnimateDiff.
-        RepresentationMismatchError: more frames than the motion module takes.
+        RepresentationMismatchError: more frames than the motion module takes, or conditions that do not fit them.
     """
     patcher = without_guidance(patcher)
     host = AnimateDiffHost(patcher)
@@ -58,6 +59,7 @@ def run_once(
     patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape))
     guider = comfy.samplers.CFGGuider(patcher)
     guider.inner_set_conds({"positive": conditioning})
+    require_controls(guider.original_conds.values(), len(latent))
     guider.set_cfg(1.0)
     sigma = patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
     sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])

@@ -12,7 +12,6 @@ import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import torch
 from torch import Tensor
-from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from ..representation import Window
 from .autograd import eager, recording
@@ -21,6 +20,7 @@ from .comfy_animatediff import AnimateDiffHost, Kernel
 from .comfy_memory import MemoryMode, MemoryPlan, recomputable
 from .gradients import GradientScale
 from .recompute import recomputed
+from .saved import copied_before_written
 
 _ATTENTION = "optimized_attention_override"
 # These have no backward pass (some raise, others silently cut the graph), or cut their work by the memory that is free
@@ -131,7 +131,7 @@ class CallRecorder:
             stack.enter_context(recording(_is_streamed, watch))
             if call.mutates:
                 # Saved tensors are then copied before they change.
-                stack.enter_context(allow_mutation_on_saved_tensors())
+                stack.enter_context(copied_before_written())
             stack.enter_context(eager())
             if saving:
                 stack.enter_context(recomputed(self._layers(call), partial(recording, _is_streamed)))

@@ -32,6 +32,7 @@ from ..representation import Window
 from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, VideoSize, View
 from .comfy_animatediff import AnimateDiffHost
+from .comfy_controls import forget_batches, require_controls
 from .comfy_memory import MemoryMode
 from .comfy_recording import CallRecorder, ModelCall
 from .comfy_sampling import is_exact, require_falling, require_sampler
@@ -188,6 +189,7 @@ def _outer_sample(
         video = VideoSize(noise.shape[0], noise.shape[-2], noise.shape[-1])
         host.require_video(video)
         guide.require(host.identity, video)
+        require_controls(guider.conds.values(), video.frames)
         run = _Run(guide, CallRecorder(host, guide, memory, _raise_if_cancelled), SharedGradient(guide.reuse))
         options = guider.model_options.setdefault("transformer_options", {})
         options[_KEY] = run
@@ -266,6 +268,8 @@ def _reason(step: _Step, gradient: Tensor) -> str:
 def _calc_cond_batch(
     executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict
 ) -> list[Tensor]:
+    # Of a guided step the conditions are predicted apart, of others in one batch.
+    forget_batches(conds)
     run: _Run = model_options["transformer_options"][_KEY]
     step, window = run.step, AnimateDiffHost.window(model_options["transformer_options"], len(x_in))
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
@@ -282,6 +286,7 @@ def _calc_cond_batch(
     finally:
         run.in_guided_pass = False
     _raise_if_cancelled()
+    forget_batches(conds)
     others = [None if i == guided else cond for i, cond in enumerate(conds)]
     if all(cond is None for cond in others):
         predictions = [torch.zeros_like(prediction) for _ in conds]

@@ -21,7 +21,7 @@ def recomputed(
 
     A layer must give the same when it is run twice. Lists and dictionaries among its arguments may be written
     to: the second run is handed them as they were. Autograd raises if a tensor among them was written to,
-    unless `torch.autograd.graph.allow_mutation_on_saved_tensors` is on.
+    unless `saved.copied_before_written` is on.
 
     Args:
         layers: none of them inside another.

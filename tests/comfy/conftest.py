@@ -51,6 +51,7 @@ def server(
     linked = {
         "checkpoints": [models.checkpoint],
         "animatediff_models": [models.motion_module],
+        "controlnet": [models.sparse_control, models.scribble_control, models.controlnet],
         **write_loras(tmp_path_factory.mktemp("loras")),
     }
     # Classic caching keeps what the last prompt used, so that the next one does not load the models again.

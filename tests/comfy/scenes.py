@@ -127,6 +127,28 @@ class Scene:
         settings = {"strength": 1.0, "set_cond_area": "default"}
         return self.graph.add("ConditioningSetMask", conditioning=conditioning, mask=mask, **settings)
 
+    def sparse(self, *frames: int, sketches: bool = False, **changes: Any) -> Node:
+        """A SparseCtrl that takes conditions at these frames; of pictures, or of sketches."""
+        file = self.models.scribble_control if sketches else self.models.sparse_control
+        where = self.graph.add("ACN_SparseCtrlIndexMethodNode", indexes=", ".join(map(str, frames)))
+        settings = {"use_motion": True, "motion_strength": 1.0, "motion_scale": 1.0, "sparse_method": where}
+        return self.graph.add("ACN_SparseCtrlLoaderAdvanced", sparsectrl_name=file.name, **settings, **changes)
+
+    def pictures(self, count: int, *, seed: int = 2) -> Node:
+        """So many pictures, which differ in time."""
+        return self.graph.add("MotionCloneProbeClip", width=self.width, height=self.height, frames=count, seed=seed)
+
+    def hints(self, pictures: Any) -> Node:
+        """Pictures as the SparseCtrl of pictures takes them."""
+        inputs = {"image": pictures, "vae": self.checkpoint[2], "latent_size": self.latent}
+        return self.graph.add("ACN_SparseCtrlRGBPreprocessor", **inputs)
+
+    def controlled(self, conditioning: Any, control: Any, pictures: Any, **changes: Any) -> Node:
+        """A conditioning with a ControlNet on it."""
+        inputs = {"conditioning": conditioning, "control_net": control, "image": pictures}
+        settings = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, **changes}
+        return self.graph.add("ACN_AdvancedControlNetApplySingle_v2", **inputs, **settings)
+
     def both(self, one: Any, other: Any) -> Node:
         return self.graph.add("ConditioningCombine", conditioning_1=one, conditioning_2=other)
 

@@ -22,6 +22,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
+from comfy.ldm.modules.diffusionmodules import openaimodel
 
 from .files import CATEGORY, ModelProbe, save_tensors
 
@@ -92,6 +93,10 @@ def call_through_host(model, conditioning, latent, noise_seed, sigma, function):
 
     def sampler(model_k, x, sigmas, extra_args, **_):
         def denoise(x):
+            with fixed_controls(guider.conds):
+                return call(x)
+
+        def call(x):
             return model_k(x, torch.full([len(x)], sigma, dtype=x.dtype, device=x.device), **extra_args)
 
         function(denoise, x, guider.inner_model)
@@ -123,6 +128,44 @@ def ordinary_weights(*roots):
     finally:
         for store, tensors in originals:
             store.update(tensors)
+
+
+@contextlib.contextmanager
+def fixed_controls(conds):
+    """ControlNets whose residuals have no gradient."""
+    controls = {id(e["control"]): e["control"] for cond in conds.values() for e in cond if "control" in e}
+
+    def fixed(get_control):
+        def get(x, *arguments):
+            with torch.no_grad():
+                return get_control(x.detach(), *arguments)
+
+        return get
+
+    originals = {key: control.get_control for key, control in controls.items()}
+    try:
+        for control in controls.values():
+            control.get_control = fixed(control.get_control)
+        yield
+    finally:
+        for key, control in controls.items():
+            control.get_control = originals[key]
+
+
+@contextlib.contextmanager
+def residuals_added_apart():
+    """ComfyUI adds residuals in place, to activations that plain autograd has saved."""
+    original = openaimodel.apply_control
+
+    def apart(h, control, name):
+        residual = control[name].pop() if control and control.get(name) else None
+        return h if residual is None else h + residual
+
+    openaimodel.apply_control = apart
+    try:
+        yield
+    finally:
+        openaimodel.apply_control = original
 
 
 NOISED = {
@@ -184,6 +227,7 @@ class ProbeGradient:
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 ordinary_weights(base, motion_model(model)),
+                residuals_added_apart(),
             ):
                 x = x.clone().requires_grad_()
                 with captured(model, list(motion_rep.taps)) as seen:
