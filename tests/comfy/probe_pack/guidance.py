@@ -19,6 +19,7 @@ import sys
 
 import comfy.controlnet
 import comfy.model_management
+import comfy.ops
 import comfy.sample
 import comfy.samplers
 import torch
@@ -33,14 +34,15 @@ def motion_model(model):
 
 def layers(model):
     """Every temporal attention layer of the motion module by the pack's names for them."""
+    network = motion_model(model)
+    blocks = {f"{s}.{b}": block for s in ("down_blocks", "up_blocks") for b, block in enumerate(getattr(network, s))}
+    if network.mid_block is not None:
+        blocks["mid_block"] = network.mid_block
     found = {}
-    for stage in ("down_blocks", "up_blocks"):
-        for b, block in enumerate(getattr(motion_model(model), stage)):
-            for m, module in enumerate(block.motion_modules):
-                attention = [
-                    a for t in module.temporal_transformer.transformer_blocks for a in t.attention_blocks
-                ]
-                found |= {f"{stage}.{b}.motion.{m}.attention.{n}": a for n, a in enumerate(attention)}
+    for name, block in blocks.items():
+        for m, module in enumerate(block.motion_modules):
+            attention = [a for t in module.temporal_transformer.transformer_blocks for a in t.attention_blocks]
+            found |= {f"{name}.motion.{m}.attention.{n}": a for n, a in enumerate(attention)}
     return found
 
 
@@ -304,6 +306,11 @@ def _state_of_torch():
         "inference_mode": torch.is_inference_mode_enabled(),
         "grad_mode": torch.is_grad_enabled(),
         "function_modes": torch._C._len_torch_function_stack(),
+        # AnimateDiff-Evolved replaces these for some motion modules while they run.
+        "group_norms": [
+            torch.nn.GroupNorm.forward.__module__,
+            comfy.ops.disable_weight_init.GroupNorm.forward_comfy_cast_weights.__module__,
+        ],
         # The traceback of a failed run holds its frames, and with them its tensors, until garbage is collected.
         "uncollected": uncollected,
         **_alive(),
