@@ -104,6 +104,8 @@ class MotionKind:
         middle: whether there is a module in the middle block.
         inputs: channels that the UNet's first layer is to take; 4 where it is left alone.
         hotshot: whether the keys are named as HotshotXL names them.
+        encoder: whether there is AnimateLCM-I2V's encoder of pictures.
+        marked: whether there is a key that AnimateDiff-Evolved knows FancyVideo by.
     """
 
     frames: int | None = 32
@@ -111,6 +113,8 @@ class MotionKind:
     middle: bool = False
     inputs: int = 4
     hotshot: bool = False
+    encoder: bool = False
+    marked: bool = False
 
 
 V3 = MotionKind()
@@ -118,7 +122,9 @@ OTHERS = {
     "v1_sd15_mm": MotionKind(frames=24),
     "v2_sd15_mm": MotionKind(middle=True),
     "lcm_sd15_mm": MotionKind(frames=None),
+    "lcm_i2v_sd15_mm": MotionKind(frames=None, encoder=True),
     "pia_sd15_mm": MotionKind(inputs=9),
+    "fancyvideo_sd15_mm": MotionKind(inputs=9, marked=True),
     "sdxl_mm": MotionKind(widths=MOTION_WIDTHS[:3]),
     "hotshotxl_mm": MotionKind(frames=24, widths=MOTION_WIDTHS[:3], hotshot=True),
 }
@@ -140,7 +146,9 @@ class ModelFiles:
 def model_files() -> ModelFiles:
     """The paths in the cache, whether or not the files are there yet."""
     return ModelFiles(
-        checkpoint=model_file("sd15"), motion_module=model_file("v3_sd15_mm"), sparse_control=model_file("v3_sd15_sparsectrl_rgb")
+        checkpoint=model_file("sd15"),
+        motion_module=model_file("v3_sd15_mm"),
+        sparse_control=model_file("v3_sd15_sparsectrl_rgb"),
     )
 
 
@@ -192,12 +200,29 @@ def motion_module_shapes(kind: MotionKind = V3) -> Shapes:
         shapes |= _site_shapes("mid_block.motion_modules.0", kind.widths[-1], frames=kind.frames)
     if kind.inputs != UNET_CONFIG["in_channels"]:
         shapes |= _affine("conv_in", kind.widths[0], kind.inputs, 3, 3)
+    if kind.encoder:
+        shapes |= _picture_encoder_shapes(kind.widths)
+    if kind.marked:
+        shapes["FancyVideo"] = (1,)
     return {_hotshot_name(name): shape for name, shape in shapes.items()} if kind.hotshot else shapes
 
 
 def _hotshot_name(name: str) -> str:
     name = re.sub(r"motion_modules\.(\d)\.temporal_transformer", r"temporal_attentions.\1", name)
     return name.replace("pos_encoder.pe", "pos_encoder.positional_encoding")
+
+
+def _picture_encoder_shapes(widths: tuple[int, ...]) -> Shapes:
+    """Of AnimateLCM-I2V: two blocks a level, the first of which widens what comes from the level before."""
+    shapes = _affine("img_encoder.conv_in", widths[0], UNET_CONFIG["in_channels"], 3, 3)
+    for level, width in enumerate(widths):
+        before = widths[max(0, level - 1)]
+        if before != width:
+            shapes |= _affine(f"img_encoder.body.{2 * level}.in_conv", width, before, 1, 1)
+        for block in (2 * level, 2 * level + 1):
+            shapes |= _affine(f"img_encoder.body.{block}.block1", width, width, 3, 3)
+            shapes |= _affine(f"img_encoder.body.{block}.block2", width, width, 1, 1)
+    return shapes
 
 
 def _site_shapes(site: str, c: int, *, attentions: int = 2, frames: int | None = V3.frames) -> Shapes:

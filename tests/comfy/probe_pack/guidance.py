@@ -182,6 +182,8 @@ class ProbeGradient:
         gradients = []
 
         def differentiate(denoise, x, base):
+            if motion_model(model).conv_in is not None:
+                denoise(x)  # PIA's picture is encoded in the first call of a run
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .files import CATEGORY
+from .files import CATEGORY, save_tensors
 
 
 class ProbeText:
@@ -38,4 +38,23 @@ class ProbeLatent:
         return ({"samples": ends[0] * (1 - part) + ends[1] * part},)
 
 
-PROBES = (ProbeText, ProbeLatent)
+class ProbeAttention:
+    """Saves the attention of a representation's first tap, of which every entry was kept: [p, n, f, f]."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = CATEGORY, "execute", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"name": ("STRING", {"default": "attention"}), "motion_rep": ("MOTION_REP",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_):
+        return float("nan")  # always runs: ComfyUI 0.8 leaves what a cached node reported out of its answer
+
+    def execute(self, name, motion_rep):
+        tap = next(iter(motion_rep.taps.values()))
+        whole = torch.zeros_like(tap.values, dtype=torch.float32)
+        return save_tensors(name, value=whole.scatter(-1, tap.indices.long(), tap.values.float()))
+
+
+PROBES = (ProbeText, ProbeLatent, ProbeAttention)
