@@ -186,6 +186,12 @@ class AnimateDiffHost:
         return context if (frames, context.use_on_equal_length) > (context.context_length, False) else None
 
 
+def own_schedule(patcher: Any) -> str | None:
+    """The beta_schedule that AnimateDiff-Evolved chooses for a MODEL's motion module; None if it has none."""
+    motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)
+    return motion_models[0].model.get_best_beta_schedule() if motion_models else None
+
+
 def keep_block_settings(patcher: Any, clone: Any) -> None:
     """Give a clone the Per Block settings of the MODEL it was made of: AnimateDiff-Evolved leaves them behind."""
     pairs = zip(*(model.get_additional_models_with_key(_MODELS_KEY) for model in (patcher, clone)), strict=True)

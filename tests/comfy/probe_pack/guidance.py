@@ -1,7 +1,7 @@
 """Probes of motion guidance: energy and gradient by a route of their own, faults inside a step, what is left.
 
 Nothing here uses the pack's code: queries and keys come from hooks on the projections, the energy is written
-out in float64, and the gradient is plain autograd over the whole network with copies of the weights.
+out in float64, and the gradient is plain autograd over the whole network.
 
 Shapes used here:
     p   positions      f   frames      n   heads      d   channels per head      c, h, w   of the latent
@@ -109,18 +109,23 @@ def call_through_host(model, conditioning, latent, noise_seed, sigma, function):
     )
 
 
+def ordinary(tensor):
+    own = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return own.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
 @contextlib.contextmanager
 def ordinary_weights(*roots):
-    """Every parameter and buffer replaced by a copy made outside inference mode."""
+    """Every parameter and buffer replaced by one made outside inference mode, on the same storage."""
     stores = {id(s): s for r in roots for m in r.modules() for s in (m._parameters, m._buffers)}
     originals = [(store, dict(store)) for store in stores.values()]
     try:
         for store, tensors in originals:
             for name, tensor in tensors.items():
                 if isinstance(tensor, torch.nn.Parameter):
-                    store[name] = torch.nn.Parameter(tensor.detach().clone(), requires_grad=False)
+                    store[name] = torch.nn.Parameter(ordinary(tensor), requires_grad=False)
                 elif tensor is not None:
-                    store[name] = tensor.clone()
+                    store[name] = ordinary(tensor)
         yield
     finally:
         for store, tensors in originals:
