@@ -15,13 +15,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-ways demo demo-comfy fidelity sizes bench lint clean
+.PHONY: help test test-unit test-comfy run-comfy test-ways test-models demo demo-comfy fidelity sizes bench lint clean
 
 help:
 	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"
 	@echo "make test-unit   unit tests: neither ComfyUI nor a GPU"
 	@echo "make test-comfy  only the ComfyUI tests; fails if there is no ComfyUI"
 	@echo "make test-ways   guided steps in every way that ComfyUI keeps weights and computes attention (a minute each)"
+	@echo "make test-models motion models and nodes of AnimateDiff-Evolved's, each with random weights of its own (7.7 GB, made once)"
 	@echo "make demo        clones drawn motions with the embedded model (VIDEO=clip.mp4 for your own reference)"
 	@echo "make demo-comfy  the example workflow through a real ComfyUI (VIDEO=clip.mp4 likewise)"
 	@echo "make fidelity    measures how well motions are followed and writes docs/FIDELITY.md (hours; can be resumed)"
@@ -61,11 +62,15 @@ test-comfy: $(STAMP)
 
 run-comfy: $(STAMP)
 	@mkdir -p $(RESULTS)
-	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy -m "not ways" --junitxml=$(RESULTS)/comfy.xml $(ARGS)
+	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy -m "not ways and not models" --junitxml=$(RESULTS)/comfy.xml $(ARGS)
 
 test-ways: $(STAMP)
 	@mkdir -p $(RESULTS)
 	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy -m ways --junitxml=$(RESULTS)/ways.xml $(ARGS)
+
+test-models: $(STAMP)
+	@mkdir -p $(RESULTS)
+	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy -m models --junitxml=$(RESULTS)/models.xml $(ARGS)
 
 demo: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)

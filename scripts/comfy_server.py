@@ -199,7 +199,7 @@ class ComfyServer:
             signal.signal(signal.SIGTERM, self._on_terminate)
 
     def _furnish(self) -> None:
-        for folder in (*FOLDERS, *(f"models/{name}" for name in self._models)):
+        for folder in FOLDERS:
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         others = (self.comfyui.pack(name) for name in OTHER_PACKS)
         packs = [self.comfyui.animatediff, *(p for p in others if p), *self._packs]
@@ -208,7 +208,14 @@ class ComfyServer:
         _link(PACK, self.base / "custom_nodes" / PACK_NAME)
         for folder, files in self._models.items():
             for file in files:
-                _link(file, self.base / "models" / folder / file.name)
+                self.link(folder, file)
+
+    def link(self, folder: str, file: Path) -> None:
+        """Links a file below ``models``, before the server starts or while it runs."""
+        target = self.base / "models" / folder / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            _link(file, target)
 
     def _start(self) -> None:
         self.port = _free_port()

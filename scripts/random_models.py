@@ -3,8 +3,9 @@
 
 They load like the real files and compute finite numbers, which is all that a numerical check needs, and they
 have to be downloaded from nowhere. 5.7 GB in fp16, made once (about a minute) and kept in
-``MOTIONCLONE_MODELS``, else ``~/.cache/motionclone``. The shapes of the checkpoint come from ComfyUI's own
-classes, so the work is done by ComfyUI's interpreter; started with another one, this script hands over to it.
+``MOTIONCLONE_MODELS``, else ``~/.cache/motionclone``. What `OTHERS` lists is made when a test asks for it, up to
+1.5 GB each. The shapes of the checkpoint come from ComfyUI's own classes, so the work is done by ComfyUI's
+interpreter; started with another one, this script hands over to it.
 
 A tensor depends on its name and shape only, not on the version of ComfyUI or the order of the keys.
 """
@@ -33,7 +34,6 @@ FORMAT = 1  # raise it whenever a number in the files would change
 SEED = 20240608
 
 MOTION_WIDTHS = (320, 640, 1280, 1280)  # of the UNet's levels, from fine to coarse
-MOTION_FRAMES = 32  # length of v3's position encoding
 
 UNET_CONFIG = {
     "image_size": 32,
@@ -52,6 +52,21 @@ UNET_CONFIG = {
     "num_heads": 8,
     "num_head_channels": -1,
     "legacy": False,
+}
+# Segmind's Vega: the blocks of SDXL with the fewest transformers in them.
+SDXL_CONFIG = {
+    **UNET_CONFIG,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 1, 1, 2, 2],
+    "transformer_depth_middle": -1,
+    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
+    "use_linear_in_transformer": True,
+    "context_dim": 2048,
+    "num_heads": -1,
+    "num_head_channels": 64,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
 }
 VAE_CONFIG = {
     "double_z": True,
@@ -74,10 +89,47 @@ GAINS = (
     (r"position_embedding\.weight$", 5.0),
     (r"first_stage_model\.quant_conv\.weight$", 10.0),
     (r"first_stage_model\.decoder\.conv_out\.weight$", 2.0),
-    (r"diffusion_model\.out\.2\.weight$", 2.0),
+    (r"(^|diffusion_model\.)out\.2\.weight$", 2.0),
 )
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class MotionKind:
+    """What tells one kind of motion module from another.
+
+    Attributes:
+        frames: length of the position encoding; None where the file holds none.
+        widths: of the levels.
+        middle: whether there is a module in the middle block.
+        inputs: channels that the UNet's first layer is to take; 4 where it is left alone.
+        hotshot: whether the keys are named as HotshotXL names them.
+        encoder: whether there is AnimateLCM-I2V's encoder of pictures.
+        marked: whether there is a key that AnimateDiff-Evolved knows FancyVideo by.
+    """
+
+    frames: int | None = 32
+    widths: tuple[int, ...] = MOTION_WIDTHS
+    middle: bool = False
+    inputs: int = 4
+    hotshot: bool = False
+    encoder: bool = False
+    marked: bool = False
+
+
+V3 = MotionKind()
+OTHERS = {
+    "v1_sd15_mm": MotionKind(frames=24),
+    "v2_sd15_mm": MotionKind(middle=True),
+    "lcm_sd15_mm": MotionKind(frames=None),
+    "lcm_i2v_sd15_mm": MotionKind(frames=None, encoder=True),
+    "pia_sd15_mm": MotionKind(inputs=9),
+    "fancyvideo_sd15_mm": MotionKind(inputs=9, marked=True),
+    "sdxl_mm": MotionKind(widths=MOTION_WIDTHS[:3]),
+    "hotshotxl_mm": MotionKind(frames=24, widths=MOTION_WIDTHS[:3], hotshot=True),
+}
+SDXL_UNET = "sdxl_vega_unet"
 
 
 @dataclass(frozen=True)
@@ -98,15 +150,20 @@ class ModelFiles:
 
 def model_files() -> ModelFiles:
     """The paths in the cache, whether or not the files are there yet."""
+    return ModelFiles(
+        checkpoint=model_file("sd15"),
+        motion_module=model_file("v3_sd15_mm"),
+        sparse_control=model_file("v3_sd15_sparsectrl_rgb"),
+        scribble_control=model_file("v3_sd15_sparsectrl_scribble"),
+        controlnet=model_file("sd15_controlnet"),
+    )
+
+
+def model_file(name: str) -> Path:
+    """The path in the cache of a file, by the name that sets it apart."""
     named = os.environ.get("MOTIONCLONE_MODELS")
     folder = Path(named).expanduser().absolute() if named else Path("~/.cache/motionclone").expanduser()
-    return ModelFiles(
-        checkpoint=folder / f"random_sd15_format{FORMAT}.safetensors",
-        motion_module=folder / f"random_v3_sd15_mm_format{FORMAT}.safetensors",
-        sparse_control=folder / f"random_v3_sd15_sparsectrl_rgb_format{FORMAT}.safetensors",
-        scribble_control=folder / f"random_v3_sd15_sparsectrl_scribble_format{FORMAT}.safetensors",
-        controlnet=folder / f"random_sd15_controlnet_format{FORMAT}.safetensors",
-    )
+    return folder / f"random_{name}_format{FORMAT}.safetensors"
 
 
 def ensure_models(found: ComfyUI) -> ModelFiles:
@@ -117,23 +174,65 @@ def ensure_models(found: ComfyUI) -> ModelFiles:
     """
     files = model_files()
     if not files.exist():
-        here = {"COMFYUI_PATH": str(found.path), "COMFYUI_PYTHON": str(found.python)}
-        subprocess.run([str(found.python), __file__, "--make"], env={**os.environ, **here}, check=True)
+        _make_with(found)
     return files
 
 
-def motion_module_shapes() -> Shapes:
-    """Names and shapes of an AnimateDiff v3 motion module: 2 sites a down block, 3 an up block, no middle."""
+def ensure_other(found: ComfyUI, name: str) -> Path:
+    """The file of `SDXL_UNET` or of one of `OTHERS`, made likewise.
+
+    Raises:
+        subprocess.CalledProcessError: it could not be made; the output says why.
+    """
+    if not model_file(name).is_file():
+        _make_with(found, name)
+    return model_file(name)
+
+
+def _make_with(found: ComfyUI, *names: str) -> None:
+    here = {"COMFYUI_PATH": str(found.path), "COMFYUI_PYTHON": str(found.python)}
+    subprocess.run([str(found.python), __file__, "--make", *names], env={**os.environ, **here}, check=True)
+
+
+def motion_module_shapes(kind: MotionKind = V3) -> Shapes:
+    """Names and shapes of a motion module: 2 sites a down block, 3 an up block."""
     shapes: Shapes = {}
-    for level, width in enumerate(MOTION_WIDTHS):
+    for level, width in enumerate(kind.widths):
         for site in range(2):
-            shapes |= _site_shapes(f"down_blocks.{level}.motion_modules.{site}", width)
+            shapes |= _site_shapes(f"down_blocks.{level}.motion_modules.{site}", width, frames=kind.frames)
         for site in range(3):
-            shapes |= _site_shapes(f"up_blocks.{3 - level}.motion_modules.{site}", width)
+            block = f"up_blocks.{len(kind.widths) - 1 - level}"
+            shapes |= _site_shapes(f"{block}.motion_modules.{site}", width, frames=kind.frames)
+    if kind.middle:
+        shapes |= _site_shapes("mid_block.motion_modules.0", kind.widths[-1], frames=kind.frames)
+    if kind.inputs != UNET_CONFIG["in_channels"]:
+        shapes |= _affine("conv_in", kind.widths[0], kind.inputs, 3, 3)
+    if kind.encoder:
+        shapes |= _picture_encoder_shapes(kind.widths)
+    if kind.marked:
+        shapes["FancyVideo"] = (1,)
+    return {_hotshot_name(name): shape for name, shape in shapes.items()} if kind.hotshot else shapes
+
+
+def _hotshot_name(name: str) -> str:
+    name = re.sub(r"motion_modules\.(\d)\.temporal_transformer", r"temporal_attentions.\1", name)
+    return name.replace("pos_encoder.pe", "pos_encoder.positional_encoding")
+
+
+def _picture_encoder_shapes(widths: tuple[int, ...]) -> Shapes:
+    """Of AnimateLCM-I2V: two blocks a level, the first of which widens what comes from the level before."""
+    shapes = _affine("img_encoder.conv_in", widths[0], UNET_CONFIG["in_channels"], 3, 3)
+    for level, width in enumerate(widths):
+        before = widths[max(0, level - 1)]
+        if before != width:
+            shapes |= _affine(f"img_encoder.body.{2 * level}.in_conv", width, before, 1, 1)
+        for block in (2 * level, 2 * level + 1):
+            shapes |= _affine(f"img_encoder.body.{block}.block1", width, width, 3, 3)
+            shapes |= _affine(f"img_encoder.body.{block}.block2", width, width, 1, 1)
     return shapes
 
 
-def _site_shapes(site: str, c: int, attentions: int = 2) -> Shapes:
+def _site_shapes(site: str, c: int, *, attentions: int = 2, frames: int | None = V3.frames) -> Shapes:
     root = f"{site}.temporal_transformer"
     block = f"{root}.transformer_blocks.0"
     shapes: Shapes = {
@@ -149,7 +248,8 @@ def _site_shapes(site: str, c: int, attentions: int = 2) -> Shapes:
         shapes |= {f"{attention}.to_{letter}.weight": (c, c) for letter in "qkv"}
         shapes |= _affine(f"{attention}.to_out.0", c, c)
         shapes |= _affine(f"{block}.norms.{index}", c)
-        shapes[f"{attention}.pos_encoder.pe"] = (1, MOTION_FRAMES, c)
+        if frames is not None:
+            shapes[f"{attention}.pos_encoder.pe"] = (1, frames, c)
     return shapes
 
 
@@ -184,6 +284,18 @@ def checkpoint_shapes(comfyui: Path) -> Shapes:
     named = {p + k: tuple(v.shape) for p, part in parts.items() for k, v in part.state_dict().items()}
     # SD 1.5 checkpoints have no text projection, and ComfyUI would not look for it under this name.
     return {k: s for k, s in named.items() if "text_projection" not in k}
+
+
+def sdxl_shapes(comfyui: Path) -> Shapes:
+    """Names and shapes of a UNet that ComfyUI takes for SDXL's, as a diffusion model's file holds them."""
+    _make_comfy_importable(comfyui)
+    import comfy.ops
+    import torch
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    with torch.device("meta"):
+        network = UNetModel(**SDXL_CONFIG, operations=comfy.ops.disable_weight_init)
+    return {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
 def controlnet_shapes(comfyui: Path, *, hint_channels: int = 3) -> Shapes:
@@ -230,7 +342,7 @@ def random_weights(shapes: Shapes) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
 
     for name, shape in shapes.items():
-        if name.endswith("pos_encoder.pe"):
+        if "pos_encoder" in name:
             value = _sinusoids(*shape)
         elif len(shape) == 1:
             value = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
@@ -282,6 +394,12 @@ def make_models(comfyui: Path) -> None:
             write_safetensors(path, shapes_of())
 
 
+def make_other(comfyui: Path, name: str) -> None:
+    """Writes the file of `SDXL_UNET` or of one of `OTHERS`. Runs under ComfyUI's interpreter."""
+    shapes = sdxl_shapes(comfyui) if name == SDXL_UNET else motion_module_shapes(OTHERS[name])
+    write_safetensors(model_file(name), shapes)
+
+
 def main() -> int:
     try:
         found = find_comfyui()
@@ -289,8 +407,11 @@ def main() -> int:
     except ComfyUINotFound as error:
         print(error, file=sys.stderr)
         return 1
-    if "--make" in sys.argv[1:]:
-        make_models(found.path)
+    if sys.argv[1:2] == ["--make"]:
+        for name in sys.argv[2:]:
+            make_other(found.path, name)
+        if not sys.argv[2:]:
+            make_models(found.path)
         return 0
     files = ensure_models(found)
     for part in fields(files):

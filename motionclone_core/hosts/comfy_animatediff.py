@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..grids import RepresentationMismatchError
@@ -29,7 +31,7 @@ class AnimateDiffHost:
     """One MODEL with one AnimateDiff motion module.
 
     Raises:
-        UnsupportedModelError: the MODEL carries no motion module, or several.
+        UnsupportedModelError: the MODEL carries no motion module, several, or one of a kind that is not supported.
     """
 
     def __init__(self, patcher: Any) -> None:
@@ -46,16 +48,12 @@ class AnimateDiffHost:
             )
         self._patcher = patcher
         self._motion_model = motion_models[0].model
+        _require_known(self._motion_model)
 
     @property
     def sites(self) -> dict[str, Any]:
         """The temporal self-attention modules by tap name, in the order of execution."""
-        return {
-            tap_name(name, m, layer): attention
-            for name, block in self._blocks
-            for m, module in enumerate(block.motion_modules)
-            for layer, attention in enumerate(_self_attention(module))
-        }
+        return {tap: attention for tap, attention, _ in self._taps}
 
     @property
     def motion_modules(self) -> list[Any]:
@@ -122,6 +120,13 @@ class AnimateDiffHost:
                 )
         return turns
 
+    def off(self, taps: Collection[str]) -> tuple[str, ...]:
+        """Those of ``taps`` that the model's next call leaves out, as their motion module has an effect of 0 just then.
+
+        It has that outside its start and end percent too.
+        """
+        return tuple(tap for tap, _, module in self._taps if tap in taps and _is_zero(module.effect))
+
     @staticmethod
     def window(transformer_options: Mapping[str, Any], frames: int) -> Window:
         """The frames that a call of the model sees, which are ``frames`` many."""
@@ -154,6 +159,16 @@ class AnimateDiffHost:
                 attention.actual_attention = original
 
     @property
+    def _taps(self) -> list[tuple[str, Any, Any]]:
+        """Name, attention and motion module of each."""
+        return [
+            (tap_name(name, m, layer), attention, module)
+            for name, block in self._blocks
+            for m, module in enumerate(block.motion_modules)
+            for layer, attention in enumerate(_self_attention(module))
+        ]
+
+    @property
     def _blocks(self) -> list[tuple[str, Any]]:
         model = self._motion_model
         return [
@@ -171,6 +186,31 @@ class AnimateDiffHost:
         return context if (frames, context.use_on_equal_length) > (context.context_length, False) else None
 
 
+def own_schedule(patcher: Any) -> str | None:
+    """The beta_schedule that AnimateDiff-Evolved chooses for a MODEL's motion module; None if it has none."""
+    motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)
+    return motion_models[0].model.get_best_beta_schedule() if motion_models else None
+
+
+def keep_block_settings(patcher: Any, clone: Any) -> None:
+    """Give a clone the Per Block settings of the MODEL it was made of: AnimateDiff-Evolved leaves them behind."""
+    pairs = zip(*(model.get_additional_models_with_key(_MODELS_KEY) for model in (patcher, clone)), strict=True)
+    for kept, made in pairs:
+        made.get_attachment(_MODELS_KEY).per_block_list = kept.get_attachment(_MODELS_KEY).per_block_list
+
+
+def _require_known(motion_model: Any) -> None:
+    kind = "FancyVideo" if motion_model.mm_info.mm_format == "FancyVideo" else None
+    if motion_model.camera_encoder is not None:
+        kind = "CameraCtrl"
+    if kind is not None:
+        raise UnsupportedModelError(
+            f"{motion_model.mm_info.mm_name} is loaded with {kind}, beside which motion guidance has not been tried: "
+            f"load an AnimateDiff v1, v2 or v3, AnimateLCM, AnimateLCM-I2V, PIA, AnimateDiff-SDXL or HotshotXL motion "
+            f"model without it"
+        )
+
+
 def _require_readable(context_options: Any) -> None:
     if len(context_options.contexts) > 1:
         raise UnsupportedModelError(
@@ -185,6 +225,11 @@ def _require_readable(context_options: Any) -> None:
 def _self_attention(module: Any) -> Iterator[Any]:
     for block in module.temporal_transformer.transformer_blocks:
         yield from (attention for attention in block.attention_blocks if not attention.is_cross_attention)
+
+
+def _is_zero(effect: Tensor | float | None) -> bool:
+    """Whether a motion module of this effect is left out; under a mask it runs, whatever that holds."""
+    return effect is not None and not torch.is_tensor(effect) and math.isclose(effect, 0.0)
 
 
 def _tapped(name: str, original: Kernel, observer: AttentionObserver, before_tap: Callable[[], None]) -> Kernel:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..representation import Window
 from .autograd import eager
-from .base import AttentionObserver, StopForward, VideoSize
+from .base import AttentionObserver, StopForward, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
 from .comfy_controls import require_controls
 from .comfy_runtime import without_guidance
@@ -50,7 +50,7 @@ def run_once(
         seed: of the run, for patches that ask for one.
 
     Raises:
-        UnsupportedModelError: the MODEL carries no AnimateDiff.
+        UnsupportedModelError: the MODEL carries no AnimateDiff, or its motion module is off at the timestep.
         RepresentationMismatchError: more frames than the motion module takes, or conditions that do not fit them.
     """
     patcher = without_guidance(patcher)
@@ -107,7 +107,9 @@ def _observed_call(
                 f"the reference has shape {[len(window), *latent_shape[1:]]}, the model is asked for {list(x.shape)}: "
                 f"read it under one conditioning, not under several or an area"
             )
-        with eager(), host.observing(observer_of(window), throw_exception_if_processing_interrupted):
+        observer = observer_of(window)
+        _require_running(host, observer.taps)
+        with eager(), host.observing(observer, throw_exception_if_processing_interrupted):
             try:
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             except StopForward:
@@ -116,3 +118,14 @@ def _observed_call(
                 return torch.zeros_like(x)
 
     return wrapper
+
+
+def _require_running(host: AnimateDiffHost, taps: Sequence[str]) -> None:
+    off = host.off(taps)
+    if off:
+        where = "" if len(off) == len(taps) else f" in {', '.join(off)}"
+        raise UnsupportedModelError(
+            f"the motion module {host.name} is off{where} at t_alpha, outside its start and end percent or by an "
+            f"effect of 0, so there is no attention to read: choose a t_alpha or blocks where it is on, or extract "
+            f"with a MODEL in which it is"
+        )

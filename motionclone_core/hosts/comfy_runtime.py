@@ -31,7 +31,7 @@ from ..grids import Crop, Size
 from ..representation import Window
 from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, VideoSize, View
-from .comfy_animatediff import AnimateDiffHost
+from .comfy_animatediff import AnimateDiffHost, keep_block_settings
 from .comfy_controls import forget_batches, require_controls
 from .comfy_memory import MemoryMode
 from .comfy_recording import CallRecorder, ModelCall
@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 _KEY = "motionclone"
 _SIGMA_TOLERANCE = 1e-4
 _NO_NUMBERS = "the model gives values that are not numbers (a damaged file, or an overflow that --force-fp32 avoids)"
+_OFF = (
+    "the motion module {} is off in guided blocks, outside its start and end percent or by an effect of 0: guide fewer "
+    "steps, or leave it on while they last"
+)
 
 
 class GuidanceError(ValueError):
@@ -66,6 +70,7 @@ class _Step:
     latent_size: Size = (0, 0)
     calls: dict[tuple[Window, Any], Tensor] = field(default_factory=dict)
     energies: list[float] = field(default_factory=list)
+    off: bool = False
 
     def positive_among(self, conds: Sequence[list | None]) -> int | None:
         """Which of a batch's conditions is the guider's positive one; guiders order them differently."""
@@ -81,6 +86,7 @@ class _Run:
     """
 
     guide: Guide
+    host: AnimateDiffHost
     recorder: CallRecorder
     shared: SharedGradient
     exact: bool = True
@@ -89,6 +95,7 @@ class _Run:
     energies: dict[int, float] = field(default_factory=dict)
     guided: set[int] = field(default_factory=set)
     skipped: set[int] = field(default_factory=set)
+    off: set[int] = field(default_factory=set)
 
     def begin(self, timestep: Tensor, sigmas: Tensor) -> _Step | None:
         """The step that ``timestep`` (a sigma, for every frame) lies in, or None if it is not guided."""
@@ -108,12 +115,14 @@ class RunSummary:
     Attributes:
         guided: how many steps were guided.
         skipped: how many went unguided because their gradient or push was not finite.
+        off: how many went unguided because the motion module was off.
         energies: of the first and of the last step whose energy was read; None if none was.
         saving: whether guided steps saved memory at the end.
     """
 
     guided: int
     skipped: int
+    off: int
     energies: tuple[float, float] | None
     saving: bool
 
@@ -121,6 +130,8 @@ class RunSummary:
         parts = [f"guided steps: {self.guided}"]
         if self.skipped:
             parts.append(f"left unguided, as their gradient or push was not finite: {self.skipped}")
+        if self.off:
+            parts.append(f"left unguided, as the motion module was off: {self.off}")
         if self.energies:
             parts.append(f"energy: {self.energies[0]:.4g} -> {self.energies[1]:.4g}")
         return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
@@ -151,19 +162,21 @@ def with_guidance(
             "Apply Motion Guidance"
         )
     AnimateDiffHost(patcher)
-    patcher = _with_resident_weights(patcher)
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide, memory, on_end))
+    guided = _with_resident_weights(patcher)
+    keep_block_settings(patcher, guided)
+    guided.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide, memory, on_end))
     for wrapper_type, wrapper in _WRAPPERS.items():
-        patcher.add_wrapper_with_key(wrapper_type, _KEY, wrapper)
-    return patcher
+        guided.add_wrapper_with_key(wrapper_type, _KEY, wrapper)
+    return guided
 
 
 def without_guidance(patcher: Any) -> Any:
     """A clone of the MODEL with no motion guidance on it."""
-    patcher = patcher.clone()
+    bare = patcher.clone()
+    keep_block_settings(patcher, bare)
     for wrapper_type in (WrappersMP.OUTER_SAMPLE, *_WRAPPERS):
-        patcher.remove_wrappers_with_key(wrapper_type, _KEY)
-    return patcher
+        bare.remove_wrappers_with_key(wrapper_type, _KEY)
+    return bare
 
 
 def _with_resident_weights(patcher: Any) -> Any:
@@ -190,7 +203,8 @@ def _outer_sample(
         host.require_video(video)
         guide.require(host.identity, video)
         require_controls(guider.conds.values(), video.frames)
-        run = _Run(guide, CallRecorder(host, guide, memory, _raise_if_cancelled), SharedGradient(guide.reuse))
+        recorder = CallRecorder(host, guide, memory, _raise_if_cancelled)
+        run = _Run(guide, host, recorder, SharedGradient(guide.reuse))
         options = guider.model_options.setdefault("transformer_options", {})
         options[_KEY] = run
         try:
@@ -235,6 +249,9 @@ def _predict_noise(
             "the sampler's guider made no conditional prediction that motion guidance could follow: use an "
             "ordinary CFG guider (KSampler, SamplerCustom, CFGGuider, BasicGuider)"
         )
+    if step.off:
+        log.warning("step %d goes unguided: %s", step.index, _OFF.format(run.host.name))
+        run.off.add(step.index)
     if not step.calls:
         return denoised
     gradient = _fused(executor.class_obj, step, x, timestep)
@@ -277,6 +294,9 @@ def _calc_cond_batch(
     if step is None or guided is None:
         return executor(model, conds, x_in, timestep, model_options)
     step.predicted.add(window)
+    step.off = bool(run.host.off(run.guide.taps))
+    if step.off:
+        return executor(model, conds, x_in, timestep, model_options)
     step.model_options = model_options
     step.crops = _crops(conds[guided], x_in, timestep)
     step.latent_size = (x_in.shape[-2], x_in.shape[-1])
@@ -383,10 +403,11 @@ def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
     summary = RunSummary(
         guided=len(run.guided),
         skipped=len(run.skipped),
+        off=len(run.off),
         energies=(energies[0], energies[-1]) if energies else None,
         saving=run.recorder.saving,
     )
-    if run.guided or run.skipped:
+    if run.guided or run.skipped or run.off:
         log.info("motion guidance: %s", summary)
     if on_end is not None:
         on_end(summary)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..schedule import TRAIN_TIMESTEPS, Preset, sigma_at, uneven_timesteps
+from .comfy_animatediff import own_schedule
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ FITTING_SAMPLERS = (
     "uni_pc_bh2",
 )
 _SCHEDULE_TOLERANCE = 0.02
+_ANIMATEDIFF = "sqrt_linear (AnimateDiff)"
 
 
 def require_sampler(sampler: Any) -> None:
@@ -121,7 +123,8 @@ def uneven_sigmas(
         ``steps + 1`` sigmas, falling to 0.
 
     Raises:
-        ValueError: see `schedule.uneven_timesteps`; or denoise is not above 0 and at most 1.
+        ValueError: see `schedule.uneven_timesteps`; denoise is not above 0 and at most 1; or the noise schedule, such
+            as one for LCM, has one level for several of the timesteps.
     """
     if not 0.0 < denoise <= 1.0:
         raise ValueError(f"denoise is {denoise}: it must be above 0 and at most 1")
@@ -129,7 +132,13 @@ def uneven_sigmas(
     timesteps = uneven_timesteps(steps, guided_steps, ratio, timesteps=available)
     sampling = patcher.get_model_object("model_sampling")
     sigmas = sampling.sigma(torch.tensor(timesteps, dtype=torch.float32)).detach().cpu()
-    _warn_about_noise_schedule(sampling)
+    if not bool((sigmas[1:] < sigmas[:-1]).all()):
+        raise ValueError(
+            f"this MODEL's noise schedule tells {len(sampling.sigmas)} levels apart, too few for {steps} steps at a "
+            f"ratio of {ratio}: use fewer steps, as the beta_schedules for LCM are made for, or ComfyUI's schedulers"
+        )
+    if own_schedule(patcher) in (None, _ANIMATEDIFF):
+        _warn_about_noise_schedule(sampling)
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
@@ -199,7 +208,8 @@ def _warn_about_noise_schedule(sampling: Any) -> None:
     if abs(found - expected) > _SCHEDULE_TOLERANCE * expected:
         log.warning(
             "the model's largest sigma is %.2f, AnimateDiff's noise schedule has %.2f: choose beta_schedule "
-            "'sqrt_linear (AnimateDiff)' in the AnimateDiff loader, unless the motion module asks for another",
+            "'%s' in the AnimateDiff loader",
             found,
             expected,
+            _ANIMATEDIFF,
         )

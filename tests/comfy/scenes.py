@@ -67,6 +67,16 @@ class Scene:
         inputs = {"model": model, "m_models": self.motion, "beta_schedule": beta, **changes}
         return self.graph.add("ADE_UseEvolvedSampling", **inputs)
 
+    def moved_by(self, motion: Any, *, beta_schedule: str = "sqrt_linear (AnimateDiff)") -> None:
+        """Takes another motion, under its noise schedule."""
+        self.motion = motion
+        self.model = self.animated(self.checkpoint, beta_schedule=beta_schedule)
+
+    def applied(self, **changes: Any) -> Node:
+        """The motion module, applied over a part of the run, by a scale, an effect, keyframes."""
+        inputs = {"motion_model": self.module, "start_percent": 0.0, "end_percent": 1.0, **changes}
+        return self.graph.add("ADE_ApplyAnimateDiffModel", **inputs)
+
     def sliding(self, length: int, overlap: int, *, kind: str = "StandardStatic", **changes: Any) -> Node:
         """The model under context windows."""
         size = {"context_length": length, "context_overlap": overlap}
@@ -209,9 +219,15 @@ def only(result: Result, node: Node, key: str) -> Any:
     return value
 
 
-def sigma_of(timestep: int) -> float:
-    """The noise level of a timestep under AnimateDiff's betas."""
-    remaining = float(np.prod(1.0 - np.linspace(0.00085, 0.012, 1000)[: timestep + 1]))
+# AnimateDiff's, Stable Diffusion's, and those of AnimateDiff-SDXL.
+BETAS = np.linspace(0.00085, 0.012, 1000)
+BETAS_SD = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+BETAS_ADXL = np.linspace(0.00085**0.5, 0.020**0.5, 1000) ** 2
+
+
+def sigma_of(timestep: int, betas: Array = BETAS) -> float:
+    """The noise level of a timestep."""
+    remaining = float(np.prod(1.0 - betas[: timestep + 1]))
     return ((1.0 - remaining) / remaining) ** 0.5
 
 

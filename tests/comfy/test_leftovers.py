@@ -34,6 +34,7 @@ def assert_clean(state: dict[str, Any]) -> None:
     assert (state["hooked"], state["foreign_forwards"], state["function_modes"]) == (0, 0, 0)
     assert (state["tensors_with_graph"], state["tensors_requiring_grad"]) == (0, 0)
     assert OF_A_RUN.intersection(state["objects_of_ours"]) == set()
+    assert state["group_norms"] == ["torch.nn.modules.normalization", "comfy.ops"]
     # As ComfyUI runs its nodes.
     assert (state["inference_mode"], state["grad_mode"]) == (True, False)
 

@@ -1,7 +1,7 @@
 """Probes of motion guidance: energy and gradient by a route of their own, faults inside a step, what is left.
 
 Nothing here uses the pack's code: queries and keys come from hooks on the projections, the energy is written
-out in float64, and the gradient is plain autograd over the whole network with copies of the weights.
+out in float64, and the gradient is plain autograd over the whole network.
 
 Shapes used here:
     p   positions      f   frames      n   heads      d   channels per head      c, h, w   of the latent
@@ -19,6 +19,7 @@ import sys
 
 import comfy.controlnet
 import comfy.model_management
+import comfy.ops
 import comfy.sample
 import comfy.samplers
 import torch
@@ -34,14 +35,15 @@ def motion_model(model):
 
 def layers(model):
     """Every temporal attention layer of the motion module by the pack's names for them."""
+    network = motion_model(model)
+    blocks = {f"{s}.{b}": block for s in ("down_blocks", "up_blocks") for b, block in enumerate(getattr(network, s))}
+    if network.mid_block is not None:
+        blocks["mid_block"] = network.mid_block
     found = {}
-    for stage in ("down_blocks", "up_blocks"):
-        for b, block in enumerate(getattr(motion_model(model), stage)):
-            for m, module in enumerate(block.motion_modules):
-                attention = [
-                    a for t in module.temporal_transformer.transformer_blocks for a in t.attention_blocks
-                ]
-                found |= {f"{stage}.{b}.motion.{m}.attention.{n}": a for n, a in enumerate(attention)}
+    for name, block in blocks.items():
+        for m, module in enumerate(block.motion_modules):
+            attention = [a for t in module.temporal_transformer.transformer_blocks for a in t.attention_blocks]
+            found |= {f"{name}.motion.{m}.attention.{n}": a for n, a in enumerate(attention)}
     return found
 
 
@@ -112,18 +114,23 @@ def call_through_host(model, conditioning, latent, noise_seed, sigma, function):
     )
 
 
+def ordinary(tensor):
+    own = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return own.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
 @contextlib.contextmanager
 def ordinary_weights(*roots):
-    """Every parameter and buffer replaced by a copy made outside inference mode."""
+    """Every parameter and buffer replaced by one made outside inference mode, on the same storage."""
     stores = {id(s): s for r in roots for m in r.modules() for s in (m._parameters, m._buffers)}
     originals = [(store, dict(store)) for store in stores.values()]
     try:
         for store, tensors in originals:
             for name, tensor in tensors.items():
                 if isinstance(tensor, torch.nn.Parameter):
-                    store[name] = torch.nn.Parameter(tensor.detach().clone(), requires_grad=False)
+                    store[name] = torch.nn.Parameter(ordinary(tensor), requires_grad=False)
                 elif tensor is not None:
-                    store[name] = tensor.clone()
+                    store[name] = ordinary(tensor)
         yield
     finally:
         for store, tensors in originals:
@@ -223,6 +230,8 @@ class ProbeGradient:
         gradients = []
 
         def differentiate(denoise, x, base):
+            if motion_model(model).conv_in is not None:
+                denoise(x)  # PIA's picture is encoded in the first call of a run
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
@@ -348,6 +357,11 @@ def _state_of_torch():
         "inference_mode": torch.is_inference_mode_enabled(),
         "grad_mode": torch.is_grad_enabled(),
         "function_modes": torch._C._len_torch_function_stack(),
+        # AnimateDiff-Evolved replaces these for some motion modules while they run.
+        "group_norms": [
+            torch.nn.GroupNorm.forward.__module__,
+            comfy.ops.disable_weight_init.GroupNorm.forward_comfy_cast_weights.__module__,
+        ],
         # The traceback of a failed run holds its frames, and with them its tensors, until garbage is collected.
         "uncollected": uncollected,
         **_alive(),
