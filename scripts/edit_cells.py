@@ -6,7 +6,6 @@ Shapes used here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -202,7 +201,8 @@ def unretimed(clip: Clip, setting: EditSetting) -> Paths:
 
 # --- cells ------------------------------------------------------------------------------------------------
 
-MARGIN = 8.0
+MARGIN = 6.0
+MASK = {"margin": MARGIN, "moving": True}
 OVERLAPS, OTHER_SIZES = (4, 8), (32, 128)
 ONE = EditSetting(**asdict(FAST))
 TWO, LONG_CLIP = replace(ONE, clips="two"), replace(ONE, clips="long", read_frames=LONG, frames=LONG)
@@ -219,9 +219,9 @@ def cells() -> dict[str, EditSetting]:
         "one/32 frames": replace(ONE, read_frames=32, speed=31 / 15),
         "two/no guidance": _free(TWO),
         "two/whole frame": TWO,
-        "two/first": replace(TWO, mask="first", margin=MARGIN),
-        "two/all but the first": replace(TWO, mask="all but the first", margin=MARGIN),
-        "two/each its own": replace(TWO, mask="each its own", margin=MARGIN),
+        "two/first": replace(TWO, mask="first", **MASK),
+        "two/all but the first": replace(TWO, mask="all but the first", **MASK),
+        "two/each its own": replace(TWO, mask="each its own", **MASK),
         "one/no guidance, 32": _free(small),
         "one/64 to 32": small,
         "one/32 to 32": replace(small, read_size=32),

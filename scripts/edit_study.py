@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from embedded.measuring import Result, generate, initial_noise
 from embedded.model import MODEL_FILE, EmbeddedModel, load_model
 from embedded.scoring import caption_correct, locate
 from fidelity import STORE as FIDELITY_STORE
-from fidelity import facts_of, origin_of
+from fidelity import facts_of, origin_of, write_page
 from fidelity_store import Record, cell_path, read_record, write_record
 
 STORE = FIDELITY_STORE / "edits"
@@ -56,14 +55,22 @@ def row_of(clip: Clip, result: Result) -> dict[str, Any]:
 
 
 def measure(
-    model: EmbeddedModel, name: str, setting: EditSetting, wanted: Sequence[Clip], args: argparse.Namespace
+    model: EmbeddedModel, name: str, setting: EditSetting, wanted: Sequence[Clip], store: Path, facts: dict[str, Any]
 ) -> None:
     """Sample the clips of one cell that are not in the store yet.
+
+    Args:
+        model: the embedded model.
+        name: of the cell.
+        setting: how to sample.
+        wanted: its clips.
+        store: folder of the records.
+        facts: see `fidelity.measure`.
 
     Raises:
         SystemExit: the store has rows of the cell that were measured otherwise.
     """
-    facts, path = facts_of(args), cell_path(args.store, name)
+    path = cell_path(store, name)
     record = read_record(path) or Record(origin_of(setting, facts))
     if record.origin != origin_of(setting, facts):
         raise SystemExit(f"{path} was measured with another model, precision or setting: delete it to measure it anew")
@@ -78,10 +85,12 @@ def measure(
 def measure_all(model: EmbeddedModel, chosen: Mapping[str, EditSetting], args: argparse.Namespace) -> None:
     """Every cell, one after the other."""
     model.unet.to(getattr(torch, args.precision))
+    facts = facts_of(args)
     with tqdm(total=len(chosen)) as bar:
         for name, setting in chosen.items():
             bar.set_description(name)
-            measure(model, name, setting, clips(setting.clips, args.cases, first=args.first), args)
+            chosen_clips = clips(setting.clips, args.cases, first=args.first)
+            measure(model, name, setting, chosen_clips, args.store, facts)
             bar.update()
 
 
@@ -102,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"no cell matches {args.cells!r}: there are {', '.join(cells())}")
         measure_all(load_model(), chosen, args)
     if not args.first and args.store == STORE:
-        write_page()
+        # The page's other sections show 64 references.
+        write_page(argparse.Namespace(cases=64, precision=args.precision, store=FIDELITY_STORE, model=MODEL_FILE))
 
 
 if __name__ == "__main__":
