@@ -328,7 +328,7 @@ def section(store: Path, origins: Mapping[str, Any], as_read: Cell | None) -> st
     if "one/no guidance" in runs:
         parts += [_TIMES, times_table(runs, as_read)]
     if "two/no guidance" in runs:
-        parts += [_MASKS.format(margin=MARGIN), masks_table(runs), _PARTS.format(margin=MARGIN), parts_table(runs)]
+        parts += [_MASKS.format(margin=MARGIN), masks_table(runs), _PARTS, parts_table(runs)]
     if any(name.startswith("long/") for name in runs):
         parts += [_WINDOWS.format(frames=FRAMES), windows_table(runs)]
     if any(f"one/no guidance, {size}" in runs for size in OTHER_SIZES):
@@ -362,15 +362,15 @@ to the path of the reference's first 16 frames without the edit: where a motion 
 *As read* shows rows of the sections above."""
 _MASKS = """### A mask
 
-References of two things, neither of which comes where the other has been. The mask holds what the first thing passes,
-in all frames, and {margin:g} pixels around it; *all but the first* is the same mask inverted. What shows up nearest to
-the guided thing's path counts as what follows it, in every run; the other is then looked for on the other path. *From
-where it is without guidance* is its mean distance from where it is in the unguided clip of the same noise: a mask that
-left the rest alone would leave it there."""
+References of two things, neither of which comes where the other has been. The mask goes with the first thing: in each
+frame a disc, {margin:g} pixels wider than the thing all around; *all but the first* is the same mask inverted. What
+shows up nearest to the guided thing's path counts as what follows it, in every run; the other is then looked for on the
+other path. *From where it is without guidance* is its mean distance from where it is in the unguided clip of the same
+noise: a mask that left the rest alone would leave it there."""
 _PARTS = """### Two motions in two regions
 
-Each of two motions is read off a clip in which one of the two things is alone, and masked to what it passes and
-{margin:g} pixels around it; both lead one clip. *First* and *second* are the errors of what follows the two motions,
+Each of two motions is read off a clip in which one of the two things is alone, and masked to it as above; both lead one
+clip. *First* and *second* are the errors of what follows the two motions,
 the things assigned as in the path error; *the nearer* and *the farther* those of the better followed thing of each clip
 and of the other. Both motions are summed before `normalised` gives the push its size, so that one of a steeper energy
 may outweigh the other: *first* and *second* would then be alike, *the nearer* and *the farther* would not."""
