@@ -370,10 +370,10 @@ noise: a mask that left the rest alone would leave it there."""
 _PARTS = """### Two motions in two regions
 
 Each of two motions is read off a clip in which one of the two things is alone, and masked to it as above; both lead one
-clip. *First* and *second* are the errors of what follows the two motions,
-the things assigned as in the path error; *the nearer* and *the farther* those of the better followed thing of each clip
-and of the other. Both motions are summed before `normalised` gives the push its size, so that one of a steeper energy
-may outweigh the other: *first* and *second* would then be alike, *the nearer* and *the farther* would not."""
+clip. *First* and *second* are the errors of what follows the one motion and the other, the things assigned as in the
+path error; *the nearer* and *the farther* those of the better followed thing of each clip and of the other. The motions
+are summed before `normalised` gives the push its size, so that one of a steeper energy may outweigh the other: *first*
+and *second* would then be alike, as either may be the steeper one, but not *the nearer* and *the farther*."""
 _WINDOWS = """### Windows
 
 References of 64 frames in which a thing goes along a closed curve, read and guided in sliding windows of {frames}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import edit_study
 import fidelity
 from edit_cells import LONG, ONE, TWO, EditSetting, cells, clips, motion_of, region, unretimed, wanted
 from edit_report import edges, middles, section, step_error
-from embedded.measuring import Result, held_out_cases
+from embedded.measuring import Result, Score, held_out_cases
 from fidelity_store import Record, cell_path, read_record, write_record
 from motionclone_core.mixing import Motion
 from motionclone_core.representation import MotionRepresentation, TapRepresentation
@@ -284,6 +285,24 @@ def test_a_table_of_sizes_is_in_pixels_and_in_shares_of_the_frame(tmp_path):
     found = line_of(section(tmp_path, origins(), None), "64", "32")
     assert found[:4] == ["2.00 ± 0.00", "8.00 ± 0.00", "0.250 ± 0.000", "6.2 ± 0.0"]
     assert found[4:8] == ["100.0 ± 0.0", "100.0 ± 0.0", "50.0 ± 0.0", "50.0 ± 0.0"]
+
+
+def test_the_page_of_fidelity_keeps_the_section(tmp_path):
+    settings = fidelity.cells()
+    scores = dict.fromkeys(Score.__dataclass_fields__, 1.0) | {"path_error": 3.0}
+    rows = tuple({"case": clip.index, "seed": 0, **scores} for clip in clips("one", 3))
+    for name in ("fast/no guidance", "fast/fast"):
+        origin = fidelity.origin_of(settings[name], FACTS)
+        write_record(cell_path(tmp_path / "s", name), Record(origin, ("then",), rows))
+    put(tmp_path / "s" / "edits", "one/no guidance", beside(12.0))
+    args = argparse.Namespace(cases=3, precision="float32", store=tmp_path / "s", model=fidelity.MODEL_FILE)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fidelity, "facts_of", lambda _: FACTS)
+        fidelity.write_page(args)
+    page = (tmp_path / "FIDELITY.md").read_text(encoding="utf-8")
+    assert page.index("## A third of the steps") < page.index("## Edits of a motion")
+    # As read: the rows of the table of `fast`.
+    assert line_of(page, "as read")[:3] == ["3.00 ± 0.00", "12.00 ± 0.00", "0.250 ± 0.000"]
 
 
 def test_what_was_measured_otherwise_is_not_shown(tmp_path):
