@@ -39,7 +39,8 @@ class EditSetting(Setting):
         speed, reverse, repeat: see `editing.timing`.
         x, y, scale: see `editing.placed`.
         mask: ``first``: around the first thing; ``all but the first``; ``each its own``: two motions are read, each off
-            a clip of one of the things alone, and each is masked to its region. Empty: none.
+            a clip of one of the things alone, and each is masked to its region, which ends where the other's is
+            nearer. Empty: none.
         margin: by how much a mask is wider than what the thing covers, in pixels.
         moving: the mask follows the thing; otherwise it holds all that the thing passes, in every frame.
         overlap: of windows of 16 frames; 0: the model sees all frames at once.
@@ -148,14 +149,33 @@ def _unlike(reference: Scene, rng: np.random.Generator) -> Scene:
 # --- edits ------------------------------------------------------------------------------------------------
 
 
-def region(scene: Scene, thing: int, *, margin: float, moving: bool) -> torch.Tensor:
-    """A mask around a thing: discs of its radius and a margin, ``[f, h, w]``, or all of them at once, ``[1, h, w]``."""
+def region(scene: Scene, thing: int, *, margin: float, moving: bool, cut: bool = False) -> torch.Tensor:
+    """A mask around a thing.
+
+    Args:
+        scene: of one thing or two.
+        thing: which, counted from 0.
+        margin: how much wider than the thing, in pixels.
+        moving: it goes with the thing; otherwise it holds all that the thing passes.
+        cut: it ends where the other thing, or what that passes, is nearer.
+
+    Returns:
+        1 inside, ``[f, h, w]`` or ``[1, h, w]``.
+    """
+    own = _away(scene, thing, moving)
+    mask = np.clip(margin - own + 0.5, 0, 1)
+    if cut:
+        mask = mask * np.clip((_away(scene, 1 - thing, moving) - own) / 2 + 0.5, 0, 1)
+    return torch.from_numpy(mask.astype(np.float32))
+
+
+def _away(scene: Scene, thing: int, moving: bool) -> NDArray[np.floating]:
+    """How far each pixel is from a disc around the thing, ``[f, h, w]``, or from all of its discs, ``[1, h, w]``."""
     axis = np.arange(scene.size)
     x, y = np.meshgrid(axis, axis)
-    path, reach = scene.paths[thing], scene.radii[thing] + margin
-    offsets = np.hypot(x - path[:, 0, None, None], y - path[:, 1, None, None])
-    discs = np.clip(reach[:, None, None] - offsets + 0.5, 0, 1).astype(np.float32)
-    return torch.from_numpy(discs if moving else discs.max(axis=0, keepdims=True))
+    path = scene.paths[thing]
+    offsets = np.hypot(x - path[:, 0, None, None], y - path[:, 1, None, None]) - scene.radii[thing][:, None, None]
+    return offsets if moving else offsets.min(axis=0, keepdims=True)
 
 
 def motion_of(model: EmbeddedModel, clip: Clip, setting: EditSetting) -> Motion | MotionRepresentation:
@@ -180,7 +200,8 @@ def _read(model: EmbeddedModel, scene: Scene, clip: Clip, setting: EditSetting) 
 def _masked(
     motion: MotionRepresentation, scene: Scene, thing: int, setting: EditSetting
 ) -> MotionRepresentation:
-    mask = region(scene, thing, margin=setting.margin, moving=setting.moving)
+    each = setting.mask == "each its own"
+    mask = region(scene, thing, margin=setting.margin, moving=setting.moving, cut=each)
     return masked(motion, mask, invert=setting.mask == "all but the first")
 
 

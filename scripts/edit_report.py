@@ -294,7 +294,7 @@ def sizes_table(runs: Mapping[str, Run], as_read: Cell) -> str:
     for read, size in ((32, 64), (64, 64), (128, 64), (64, 32), (32, 32), (64, 128)):
         free = runs.get("one/no guidance" if size == SIZE else f"one/no guidance, {size}")
         run = runs.get(f"one/{read} to {size}")
-        if free is None or (run is None and read != size):
+        if free is None or (run is None and (read, size) != (SIZE, SIZE)):
             continue
         plain = as_read.only(free.clips, 1) if run is None else run.cell
         scored = plain if run is None else run.scored(error_to(run.setting))

@@ -95,6 +95,16 @@ def test_a_mask_holds_the_thing_and_a_margin(moving):
     assert mask[0].sum() == pytest.approx(disc, rel=0.02) if moving else mask[0].sum() > 1.5 * disc
 
 
+@pytest.mark.parametrize("moving", [True, False])
+def test_regions_end_where_the_other_thing_is_nearer(moving):
+    scene = clips("two", 1)[0].reference
+    one, two = (region(scene, i, margin=64.0, moving=moving, cut=True) for i in range(2))
+    assert (one + two).numpy() == pytest.approx(np.ones(one.shape), abs=1e-5)
+    for i, mask in enumerate((one, two)):
+        inside = region(scene, i, margin=0.0, moving=moving)
+        assert torch.equal(torch.minimum(mask, inside), inside)
+
+
 # --- the motion that leads a clip -------------------------------------------------------------------------
 
 
@@ -138,7 +148,8 @@ def test_two_motions_are_read_off_things_alone_and_masked_to_their_regions(read)
     for i, part in enumerate(motion.representations):
         assert np.array_equal(read[i], clip.reference.alone(i).render())
         assert float(next(iter(part.taps.values())).values.max()) == (i + 1) / 16
-        assert torch.equal(part.mask.float(), region(clip.reference, i, margin=8.0, moving=False).half().float())
+        held = region(clip.reference, i, margin=8.0, moving=False, cut=True)
+        assert torch.equal(part.mask.float(), held.half().float())
 
 
 def test_masked_clips_are_sampled_one_by_one(read, monkeypatch):
