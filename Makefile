@@ -15,7 +15,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-ways test-models demo demo-comfy fidelity sizes bench lint clean
+.PHONY: help test test-unit test-comfy run-comfy test-ways test-models demo demo-comfy fidelity edits sizes bench lint \
+	clean
 
 help:
 	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"
@@ -26,6 +27,7 @@ help:
 	@echo "make demo        clones drawn motions with the embedded model (VIDEO=clip.mp4 for your own reference)"
 	@echo "make demo-comfy  the example workflow through a real ComfyUI (VIDEO=clip.mp4 likewise)"
 	@echo "make fidelity    measures how well motions are followed and writes docs/FIDELITY.md (hours; can be resumed)"
+	@echo "make edits       measures what edits of motions do and writes their part of docs/FIDELITY.md (hours; can be resumed)"
 	@echo "make sizes       measures guidance at other sizes and lengths and writes docs/SIZES.md (an hour; can be resumed)"
 	@echo "make bench       cost of a guided step beside an unguided one; writes docs/PERFORMANCE.md (an hour)"
 	@echo "make lint        ruff"
@@ -80,6 +82,9 @@ demo-comfy: $(STAMP)
 
 fidelity: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/fidelity.py $(ARGS)
+
+edits: $(STAMP)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/edit_study.py $(ARGS)
 
 sizes: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/size_study.py $(ARGS)

@@ -123,6 +123,35 @@ class Scene:
         )
         return replace(self, things=things, pattern=other.pattern, ground=other.ground, phase=other.phase)
 
+    def timed(self, follows: Sequence[int]) -> Scene:
+        """This scene in other frames: frame i of the new one is frame ``follows[i]`` of this one.
+
+        Raises:
+            ValueError: it has no such frames, or none is asked for.
+        """
+        if not len(follows) or min(follows) < 0 or max(follows) >= self.frames:
+            raise ValueError(f"a scene of {self.frames} frames cannot be timed by {list(follows)}: count them from 0")
+        at = np.array(follows)
+        things = tuple(
+            replace(thing, centre=thing.centre[at], radius=thing.radius[at], angle=thing.angle[at])
+            for thing in self.things
+        )
+        return replace(self, things=things, camera=Camera(self.camera.slide[at], self.camera.zoom[at]))
+
+    def alone(self, thing: int) -> Scene:
+        """This scene with one of its things only, counted from 0."""
+        return replace(self, things=(self.things[thing],))
+
+    def enlarged(self, size: int) -> Scene:
+        """The same things on the same paths in pictures of another size; the background's pattern stays as fine."""
+        factor = size / self.size
+        things = tuple(
+            replace(thing, centre=(thing.centre + 0.5) * factor - 0.5, radius=thing.radius * factor)
+            for thing in self.things
+        )
+        camera = replace(self.camera, slide=self.camera.slide * factor)
+        return replace(self, things=things, camera=camera, size=size)
+
     def render(self) -> NDArray[np.uint8]:
         """The pictures, ``[f, h, w, 3]`` RGB."""
         axis = np.arange(self.size, dtype=np.float32)

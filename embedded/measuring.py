@@ -31,7 +31,8 @@ from motionclone_core.metrics import (
     track_points,
     velocity_cosine,
 )
-from motionclone_core.representation import MotionRepresentation
+from motionclone_core.mixing import Motion
+from motionclone_core.representation import MotionRepresentation, Window
 from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, uneven_timesteps
 
 from .drawing import FRAMES, MOTIONS, SIZE, Scene, random_scene
@@ -171,7 +172,7 @@ class EachGuidance:
     """A guide that leads every clip of a batch by its own motion (a `hosts.base.Guide`).
 
     Args:
-        guides: one a clip, which differ in nothing but the motion.
+        guides: one a clip, which differ in nothing but the motion, and guide as much of their clips as one another.
 
     Raises:
         ValueError: they differ in more, or there are none.
@@ -180,6 +181,13 @@ class EachGuidance:
     def __init__(self, guides: Sequence[MotionGuidance]) -> None:
         if len({replace(guide, motion=None) for guide in guides}) != 1:
             raise ValueError(f"{len(guides)} guides: give one or more, which differ in nothing but the motion")
+        # Under ``normalised`` a part of a clip is pushed less than all of it, and `correct` is not told which clip.
+        strengths = {guide.strength(0, 1) for guide in guides}
+        if len(strengths) > 1:
+            raise ValueError(
+                f"the guides push by {min(strengths):g} to {max(strengths):g}, as they guide parts of different size: "
+                f"sample their clips one by one"
+            )
         self._guides = tuple(guides)
         self._first = self._guides[0]
 
@@ -229,9 +237,15 @@ class Result:
 
 
 def read_motion(
-    model: EmbeddedModel, video: NDArray[np.uint8], setting: Setting, *, seed: int, source: str = ""
+    model: EmbeddedModel,
+    video: NDArray[np.uint8],
+    setting: Setting,
+    *,
+    seed: int,
+    source: str = "",
+    windows: Sequence[Window] | None = None,
 ) -> MotionRepresentation:
-    """The motion of a video ``[f, h, w, 3]``, read as a setting says."""
+    """The motion of a video ``[f, h, w, 3]``, read as a setting says; ``windows`` as in `headless.extract`."""
     return extract(
         model.host,
         model.encode(video),
@@ -241,6 +255,7 @@ def read_motion(
         t_alpha=setting.t_alpha,
         noise_seed=seed,
         source=source,
+        windows=windows,
     )
 
 
@@ -298,7 +313,8 @@ def generate(
     noise: Tensor,
     setting: Setting,
     *,
-    motions: Sequence[MotionRepresentation] = (),
+    motions: Sequence[Motion | MotionRepresentation] = (),
+    windows: Sequence[Window] | None = None,
     generator: list[torch.Generator] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> list[Result]:
@@ -310,6 +326,7 @@ def generate(
         noise: ``[b, c, f, h, w]``.
         setting: how.
         motions: what each clip follows; none, or a weight of 0, sample without guidance.
+        windows: the frames that the model sees at once, if it does not see all of them.
         generator: of the noise that the scheduler adds, one a clip.
         on_step: called after each step, for progress.
     """
@@ -324,6 +341,7 @@ def generate(
         timesteps=timesteps,
         cfg=setting.cfg,
         guide=guide,
+        windows=windows,
         scheduler=_scheduler(setting.scheduler, timesteps),
         generator=generator,
         on_step=pushes,
@@ -331,7 +349,7 @@ def generate(
     return [_result(model, latent, pushes.of(i)) for i, latent in enumerate(latents.split(1))]
 
 
-def _guide(setting: Setting, motions: Sequence[MotionRepresentation]) -> EachGuidance:
+def _guide(setting: Setting, motions: Sequence[Motion | MotionRepresentation]) -> EachGuidance:
     return EachGuidance([MotionGuidance.of(motion, setting, reuse=setting.reuse) for motion in motions])
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import edit_cells
 from embedded.measuring import (
     FAST,
     LIMITED,
@@ -178,6 +179,21 @@ def chosen_cells(pattern: str, part: str) -> dict[str, Setting | None]:
     return {name: every[name] for name in names[number - 1 :: count]}
 
 
+def write_page(args: argparse.Namespace) -> None:
+    """docs/FIDELITY.md, from what is measured as it would be today.
+
+    Args:
+        args: ``cases``, ``precision``, ``store`` and ``model``, as the command line gives them.
+    """
+    facts = facts_of(args)
+    origins, edits = (
+        {name: origin_of(setting, facts) for name, setting in named().items()} for named in (cells, edit_cells.cells)
+    )
+    kinds = {case.index: case.kind for case in held_out_cases(args.cases, 0)}
+    latents = card_of(args.model)["latents"]
+    write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents, kinds, edits)
+
+
 def this_run() -> str:
     """When and on what."""
     return (
@@ -212,15 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--first {args.first}: references are counted from 0")
     args.store.mkdir(parents=True, exist_ok=True)
     try:
-        latents, model = card_of(args.model)["latents"], load_model(args.model)
+        model = load_model(args.model)
     except (FileNotFoundError, ModelFileError) as error:
         raise SystemExit(str(error)) from error
     if not args.report:
         measure_all(model, chosen_cells(args.cells, args.part), args)
     if args.report or (args.part == "1/1" and not args.first):
-        origins = {name: origin_of(setting, facts_of(args)) for name, setting in cells().items()}
-        kinds = {case.index: case.kind for case in held_out_cases(args.cases, 0)}
-        write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents, kinds)
+        write_page(args)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edit_report import section
 from embedded.measuring import LIMITED
 from fidelity_cells import COLUMNS, CONSISTENCY, COSINE, PATH, SHAPE, Cell, gain, read_cells
 from fidelity_verdict import answers, verdict
@@ -123,6 +124,7 @@ def write_report(
     origins: Mapping[str, Any],
     latents: str,
     kinds: Mapping[int, str],
+    edits: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page and its plots from the cells in the store.
 
@@ -133,6 +135,7 @@ def write_report(
         origins: what the records have to say of model, precision and setting; others are left out.
         latents: the range of the training clips' latents.
         kinds: the motion of each reference.
+        edits: what the records of `edit_cells.cells` have to say, in the folder ``edits`` of the store.
 
     Raises:
         SystemExit: nothing is measured.
@@ -161,6 +164,7 @@ def write_report(
             parts += [f"## {_TITLES[axis]}", _NOTES[axis].format_map(_NUMBERS)]
             parts += [table(of[axis], axis), _limited(of[axis])]
             parts += [f"![{axis}]({_link(page, store)}/{plot})"]
+    parts += [section(store / "edits", edits or {}, cells.get(FAST))]
     page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
 

@@ -153,6 +153,38 @@ def test_dressed_as_takes_the_looks_and_keeps_the_motion():
     assert np.array_equal(dressed.paths, mine.paths) and dressed.camera is mine.camera
 
 
+@pytest.mark.parametrize("motion", ["turning", "camera", "zooming"])
+def test_a_retimed_scene_shows_the_frames_that_it_follows(motion):
+    scene = random_scene(np.random.default_rng(3), motion=motion, objects=1)
+    follows = [15, 3, 3, 0, 7]
+    timed = scene.timed(follows)
+    assert np.array_equal(timed.render(), scene.render()[follows])
+    assert np.array_equal(timed.paths, scene.paths[:, follows])
+    for wrong in ([], [0, 16], [-1, 2]):
+        with pytest.raises(ValueError, match="a scene of 16 frames cannot be timed by"):
+            scene.timed(wrong)
+
+
+def test_a_thing_alone_is_where_it_was():
+    scene = random_scene(np.random.default_rng(1), motion="straight", objects=2)
+    for i in range(2):
+        alone = scene.alone(i)
+        assert alone.caption.startswith(f"{scene.things[i].colour} {scene.things[i].shape} on")
+        assert np.array_equal(alone.paths[0], scene.paths[i])
+
+
+@pytest.mark.parametrize("motion", ["curved", "camera"])
+def test_an_enlarged_scene_is_the_same_seen_from_nearer(motion):
+    scene = replace(random_scene(np.random.default_rng(6), motion=motion, objects=1), pattern="plain")
+    large = scene.enlarged(128).render().astype(float)
+    assert large.shape == (FRAMES, 128, 128, 3)
+    # The mean of four pixels is about what one of twice the side shows; only edges differ.
+    means = large.reshape(FRAMES, 64, 2, 64, 2, 3).mean((2, 4))
+    far = np.abs(means - scene.render()).max(-1)
+    assert far.mean() < 0.5 and np.percentile(far, 99) < 25
+    assert scene.enlarged(64).paths == pytest.approx(scene.paths)
+
+
 def test_bad_input():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="'jumping' is unknown: choose one of still"):

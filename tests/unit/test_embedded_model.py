@@ -38,6 +38,7 @@ from embedded.model import (
     save_model,
     word_ids,
 )
+from motionclone_core.editing import masked
 from motionclone_core.guidance import MotionGuidance
 from motionclone_core.hosts.diffusers_animatediff import sample
 from motionclone_core.schedule import GuidanceWindow
@@ -233,6 +234,9 @@ def test_guides_that_differ_in_more_than_the_motion_are_refused(model):
         EachGuidance([one, replace(two, weight=1.0)])
     with pytest.raises(ValueError, match="0 guides"):
         EachGuidance([])
+    part = masked(two.motion, torch.eye(64))
+    with pytest.raises(ValueError, match="as they guide parts of different size: sample their clips one by one"):
+        EachGuidance([replace(guide, update_rule="normalised") for guide in (one, replace(two, motion=part))])
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
