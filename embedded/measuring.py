@@ -212,7 +212,10 @@ class EachGuidance:
         """See `hosts.base.Guide`."""
         views = [replace(view, crops=[crop]) for crop in view.crops]
         several = [guide.targets(own) for guide, own in zip(self._guides, views, strict=True)]
-        targets = {name: [targets[name][0] for targets in several] for name in self.taps}
+        targets = [
+            {name: [targets[name][0] for targets in window] for name in self.taps}
+            for window in zip(*several, strict=True)
+        ]
         return EnergyGradient(x, targets, len(several), scale)
 
     def correct(self, denoised: Tensor, gradient: Tensor, **step: Any) -> Tensor:

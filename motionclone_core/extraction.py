@@ -6,6 +6,7 @@ Shapes used here:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -51,11 +52,15 @@ class RepresentationBuilder:
         self._taps, self._k, self._frames, self._latent_size = tuple(taps), k, frames, latent_size
         self._readers: dict[Window, WindowReader] = {}
 
-    def observer(self, window: Window | None = None) -> WindowReader:
-        """The observer of the call that sees these frames; of the call that sees all if it is left out."""
-        window = tuple(range(self._frames)) if window is None else window
+    def observer(self, *windows: Window) -> CallReader:
+        """The observer of a call whose attention sees these frames at once: its own, all if they are left out, or
+        those of each of its views."""
+        made = [self._reader(window) for window in windows or (tuple(range(self._frames)),)]
+        return CallReader(self._taps, made)
+
+    def _reader(self, window: Window) -> WindowReader:
         reader = WindowReader(self._taps, k=self._k, window=window, latent_size=self._latent_size)
-        # A host that calls the model again learns nothing new.
+        # A host that shows a window again shows nothing new.
         return self._readers.setdefault(window, reader)
 
     def representation(self, provenance: Provenance) -> MotionRepresentation:
@@ -70,11 +75,41 @@ class RepresentationBuilder:
         return MotionRepresentation(windows, self._latent_size, provenance)
 
 
-class WindowReader:
-    """The observer that keeps the strongest entries of each tap and stops the model after the last.
+class CallReader:
+    """The observer of one model call: hands each tap's windows to their readers, and stops the model after the last.
 
     Expects one batch entry: the conditional pass alone.
     """
+
+    def __init__(self, taps: Sequence[str], readers: Sequence[WindowReader]) -> None:
+        self._taps, self._readers = tuple(taps), tuple(readers)
+        self._reached = Counter[str]()
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self._taps
+
+    def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
+        """Keep the strongest entries of ``q, k``, ``[p, f, n * d]``.
+
+        Raises:
+            StopForward: all is read.
+            RepresentationMismatchError: frames or positions are not those of the reference.
+            ValueError: the model gave NaN.
+        """
+        if not self._is_read:
+            self._readers[self._reached[tap] % len(self._readers)].read(tap, q, k, heads)
+            self._reached[tap] += 1
+        if self._is_read:
+            raise StopForward
+
+    @property
+    def _is_read(self) -> bool:
+        return all(reader.complete for reader in self._readers)
+
+
+class WindowReader:
+    """Keeps the strongest entries of each tap in one window."""
 
     def __init__(self, taps: Sequence[str], *, k: int, window: Window, latent_size: tuple[int, int]) -> None:
         if k > len(window):
@@ -86,23 +121,18 @@ class WindowReader:
         self._kept: dict[str, TapRepresentation] = {}
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        return self._taps
+    def complete(self) -> bool:
+        """Whether every tap is kept."""
+        return len(self._kept) == len(self._taps)
 
-    def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
-        """Keep the strongest entries of ``q, k``, ``[p, f, n * d]``.
-
-        Raises:
-            StopForward: this was the last tap.
-            RepresentationMismatchError: frames or positions are not those of the reference.
-            ValueError: the model gave NaN.
-        """
-        if len(self._kept) == len(self._taps):
-            raise StopForward
+    def read(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
+        """See `CallReader.observe`."""
+        if tap in self._kept:
+            return
         if q.shape[1] != len(self._window):
             raise RepresentationMismatchError(
-                f"{tap} attends over {q.shape[1]} frames, the model was given {len(self._window)} at once: extract "
-                f"without views"
+                f"{tap} attends over {q.shape[1]} frames, not over {len(self._window)}, as it should: take patches of "
+                f"the temporal attention away"
             )
         values, indices = strongest(temporal_attention(q, k, heads), self._k)
         if not values.isfinite().all():
@@ -112,8 +142,6 @@ class WindowReader:
             )
         cells = Cells(self._latent_size, halvings(self._latent_size, q.shape[0]))
         self._kept[tap] = TapRepresentation.compact(values, indices, cells.grid)
-        if len(self._kept) == len(self._taps):
-            raise StopForward
 
     def result(self) -> dict[str, TapRepresentation]:
         """What was kept, by tap name.

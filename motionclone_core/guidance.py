@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from .energy import sparse_energy
 from .grids import RepresentationMismatchError
 from .hosts.base import Gradient, ModelIdentity, VideoSize, View
 from .mixing import Motion
-from .representation import MotionRepresentation, TapRepresentation
+from .representation import MotionRepresentation, TapRepresentation, Window
 from .resampling import held_against
 from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, UpdateRule
 from .taps import execution_order
@@ -204,18 +205,16 @@ class MotionGuidance:
         """The observer of one guided model call; see `hosts.base.Guide`."""
         return EnergyGradient(x, self.targets(view), len(view.crops), scale)
 
-    def targets(self, view: View) -> Targets:
-        """What a call of the model is held against.
+    def targets(self, view: View) -> list[Targets]:
+        """What a call of the model is held against, one for each of its windows.
 
         Raises:
             RepresentationMismatchError: a motion was not read in the call's window.
         """
         strengths = self._motion.strengths(view.step, view.total_steps)
-        return _joined([
-            _targets_of(part.representation, view, strength / max(strengths))
-            for part, strength in zip(self._motion.parts, strengths, strict=True)
-            if strength > 0
-        ])
+        shares = zip(self._motion.representations, strengths, strict=True)
+        parts = [(representation, strength / max(strengths)) for representation, strength in shares if strength > 0]
+        return [_joined([_targets_of(*part, view, window) for part in parts]) for window in view.windows]
 
     def correct(
         self,
@@ -254,11 +253,11 @@ class Target:
     share: float = 1.0
 
 
-Targets = Mapping[str, Sequence[Sequence[Target]]]  # by tap name and batch entry
+Targets = Mapping[str, Sequence[Sequence[Target]]]  # in one window, by tap name and batch entry
 
 
-def _targets_of(representation: MotionRepresentation, view: View, share: float) -> Targets:
-    entries = [held_against(representation, view.window, crop, view.size) for crop in view.crops]
+def _targets_of(representation: MotionRepresentation, share: float, view: View, window: Window) -> Targets:
+    entries = [held_against(representation, window, crop, view.size) for crop in view.crops]
     return {name: [[Target(kept[name], share)] for kept in entries] for name in representation.taps}
 
 
@@ -301,41 +300,50 @@ def _require_model(representation: MotionRepresentation, model: ModelIdentity) -
 class EnergyGradient:
     """Sums the energy of the taps of one model call and takes its gradient at the last of them.
 
+    The energy of a tap is a mean over all that it is held against: where a call's attention sees several windows, one
+    after the other, over all of them.
+
     From there on nothing is recorded: `observe` turns autograd off, and whoever called the model under
     ``torch.enable_grad()`` gets it back when that block ends. The backward pass thus starts as early as
     it can, and the rest of the network costs what it costs without guidance.
     """
 
-    def __init__(self, x: Tensor, targets: Targets, entries: int = 1, scale: float = 1.0) -> None:
+    def __init__(self, x: Tensor, targets: Sequence[Targets], entries: int = 1, scale: float = 1.0) -> None:
         self._x = x
         self._scale = scale
         self._entries = entries
-        self._targets = {
-            name: [[replace(target, kept=target.kept.to(x.device)) for target in entry] for entry in tap]
-            for name, tap in targets.items()
-        }
+        self._targets = [
+            {
+                name: [[replace(target, kept=target.kept.to(x.device)) for target in entry] for entry in tap]
+                for name, tap in window.items()
+            }
+            for window in targets
+        ]
+        self._reached = Counter[str]()
         self._energies: list[list[Tensor]] = []
         self._gradient: Tensor | None = None
 
     @property
     def taps(self) -> tuple[str, ...]:
-        return tuple(self._targets)
+        return tuple(self._targets[0])
 
     def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
         """Add one tap's energy; at the last tap take the gradient and stop recording."""
-        targets = self._targets[tap]
+        windows = len(self._targets)
+        targets = self._targets[self._reached[tap] % windows][tap]
+        self._reached[tap] += 1
         _require_shape(tap, q, [entry[0].kept for entry in targets])
         entries = zip(q.chunk(self._entries), k.chunk(self._entries), targets, strict=True)
-        self._energies.append([_energy(temporal_attention(q_b, k_b, heads), entry) for q_b, k_b, entry in entries])
-        if len(self._energies) == len(self._targets):
+        energies = [_energy(temporal_attention(q_b, k_b, heads), entry) for q_b, k_b, entry in entries]
+        self._energies.append([energy / windows for energy in energies])
+        if len(self._energies) == windows * len(self.taps):
             self._take_gradient()
 
     def result(self) -> Gradient:
         """See `hosts.base.GradientObserver`."""
         if self._gradient is None:
-            seen = len(self._energies)
             raise ValueError(
-                f"the model reached {seen} of {len(self._targets)} guided layers: a motion module's effect "
+                f"the model reached {len(self._reached)} of {len(self.taps)} guided layers: a motion module's effect "
                 f"or scale of 0, another patch, or torch.compile before PyTorch 2.6 leaves the rest out"
             )
         energies = tuple(float(sum(entry)) for entry in zip(*self._energies, strict=True))
@@ -364,5 +372,5 @@ def _require_shape(tap: str, q: Tensor, entries: Sequence[TapRepresentation]) ->
     if q.shape[0] != rows or q.shape[1] != frames:
         raise RepresentationMismatchError(
             f"{tap} works on {q.shape[1]} frames and {q.shape[0]} positions, the motion representation has "
-            f"{frames} frames and {rows} positions there: take views and other patches of the attention away"
+            f"{frames} frames and {rows} positions there: take other patches of the attention away"
         )

@@ -77,7 +77,10 @@ class AttentionObserver(Protocol):
         ...
 
     def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
-        """Receive one tap's queries and keys, ``[r, f, n * d]``; may raise `StopForward`."""
+        """Receive one tap's queries and keys, ``[r, f, n * d]``; may raise `StopForward`.
+
+        A call whose attention sees several windows, one after the other, hands each tap on as often, in their order.
+        """
         ...
 
 
@@ -116,14 +119,14 @@ class View:
     """What one call of the model sees of the video that is sampled, and when.
 
     Attributes:
-        window: the f frames.
+        windows: the frames that attention sees at once: all f of the call, or those of each of its views.
         crops: what each of the b batch entries sees of the latent.
         size: height and width of that latent.
         step: of the run, counted from 0.
         total_steps: of the run.
     """
 
-    window: Window
+    windows: Sequence[Window]
     crops: Sequence[Crop]
     size: Size
     step: int = 0

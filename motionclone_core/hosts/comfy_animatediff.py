@@ -80,17 +80,20 @@ class AnimateDiffHost:
 
         Raises:
             RepresentationMismatchError: too many frames; the message says both numbers.
-            UnsupportedModelError: several lots of windows take turns, or there are views.
+            UnsupportedModelError: several lots of windows take turns.
         """
         context = self._sliding(video.frames)
-        if context is not None:
-            _require_readable(context)
-            return
+        if context is not None and len(context.contexts) > 1:
+            raise UnsupportedModelError(
+                f"{len(context.contexts)} Context Options take turns in this MODEL, and a motion is read in the "
+                f"windows of one: use one of them alone"
+            )
+        seen, instead = _seen_at_once(context, video.frames)
         limit = self._motion_model.encoding_max_len
-        if limit is not None and video.frames > limit:
+        if limit is not None and seen > limit:
             raise RepresentationMismatchError(
-                f"{video.frames} frames are more than the {limit} that the motion module {self.name} was "
-                f"made for: use at most {limit}, or Context Options"
+                f"{seen} frames at once are more than the {limit} that the motion module {self.name} was made for: "
+                f"use at most {limit} {instead}"
             )
 
     def turns(self, frames: int) -> list[int]:
@@ -103,20 +106,21 @@ class AnimateDiffHost:
         if group is None:
             return [0]
         context = group.contexts[0].clone()
-        windows_of = sys.modules[type(context).__module__].get_context_windows
+        windows_of = _windows_of(context)
         seen: set[Window] = set()
         turns = []
         for step in range(_MOST_STEPS):
             context.step = step
-            found = {tuple(window) for window in windows_of(frames, context)}
+            windows = [tuple(window) for window in windows_of(frames, context)]
+            found = {view for window in windows for view in _views(window, context.view_options)}
             if not found <= seen:
                 turns.append(step)
                 seen |= found
         for window in seen:
             if len(set(window)) < len(window):
                 raise UnsupportedModelError(
-                    f"a context window of {len(window)} frames holds a frame twice, as {frames} frames are too few for "
-                    f"a stride of {context.context_stride}: lower context_stride"
+                    f"a window of {len(window)} frames holds a frame twice, as there are too few of them for its "
+                    f"stride: lower context_stride or view_stride"
                 )
         return turns
 
@@ -132,6 +136,10 @@ class AnimateDiffHost:
         """The frames that a call of the model sees, which are ``frames`` many."""
         window = transformer_options.get("ad_params", {}).get("sub_idxs")
         return tuple(range(frames)) if window is None else tuple(window)
+
+    def views(self, window: Window) -> tuple[Window, ...]:
+        """The frames that attention sees at once in a call that sees ``window``, while a run is under way."""
+        return _views(window, self.motion_modules[0].view_options)
 
     @contextmanager
     def observing(
@@ -181,9 +189,12 @@ class AnimateDiffHost:
         """The context options that so many frames are sampled in, if they are sampled in any."""
         params = self._patcher.get_attachment(_PARAMS_KEY)
         context = None if params is None else params.context_options
-        if context is None or context.context_length is None:
+        if context is None or not context.contexts:
             return None
-        return context if (frames, context.use_on_equal_length) > (context.context_length, False) else None
+        if context.context_schedule == _VIEWS_ALONE:
+            return context
+        length = context.context_length
+        return context if length and (frames, context.use_on_equal_length) > (length, False) else None
 
 
 def own_schedule(patcher: Any) -> str | None:
@@ -211,15 +222,26 @@ def _require_known(motion_model: Any) -> None:
         )
 
 
-def _require_readable(context_options: Any) -> None:
-    if len(context_options.contexts) > 1:
-        raise UnsupportedModelError(
-            f"{len(context_options.contexts)} Context Options take turns in this MODEL, and a motion is read in the "
-            f"windows of one: use one of them alone"
-        )
-    for context in context_options.contexts:
-        if context.view_options is not None or context.context_schedule == _VIEWS_ALONE:
-            raise UnsupportedModelError("motion guidance does not read views: take View Options out of the graph")
+def _seen_at_once(context: Any | None, frames: int) -> tuple[int, str]:
+    """How many of ``frames`` attention sees at once, and what says so, for messages."""
+    if context is None:
+        return frames, "frames, or Context Options"
+    if context.view_options is not None:
+        return context.view_options.context_length, "as view_length"
+    return context.context_length, "as context_length"
+
+
+def _views(window: Window, options: Any | None) -> tuple[Window, ...]:
+    """The windows inside a window that views are; it alone if there are none, or it is too short for them."""
+    length = None if options is None else options.context_length
+    if length is None or (len(window), options.use_on_equal_length) <= (length, False):
+        return (window,)
+    return tuple(tuple(window[place] for place in view) for view in _windows_of(options)(len(window), options))
+
+
+def _windows_of(context: Any) -> Callable[[int, Any], list[list[int]]]:
+    """AnimateDiff-Evolved's function from frames and context options to windows."""
+    return sys.modules[type(context).__module__].get_context_windows
 
 
 def _self_attention(module: Any) -> Iterator[Any]:

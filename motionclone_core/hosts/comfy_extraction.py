@@ -28,7 +28,7 @@ _KEY = "motionclone_extraction"
 
 def run_once(
     patcher: Any,
-    observer_of: Callable[[Window], AttentionObserver],
+    observer_of: Callable[..., AttentionObserver],
     *,
     latent: Tensor,
     noise: Tensor,
@@ -42,7 +42,8 @@ def run_once(
 
     Args:
         patcher: MODEL with AnimateDiff; guidance on it is ignored, everything else of it counts.
-        observer_of: gives the observer of the call that sees these frames; it may end the call with `StopForward`.
+        observer_of: gives the observer of the call whose attention sees these windows; it may end the call with
+            `StopForward`.
         latent: clean latents as nodes hand them on, ``[f, c, h, w]``.
         noise: same shape; ComfyUI scales it to the timestep's sigma.
         timestep: 0 to 999.
@@ -85,9 +86,9 @@ def _call_model(
 
 
 def _observed_call(
-    host: AnimateDiffHost, observer_of: Callable[[Window], AttentionObserver], latent_shape: torch.Size
+    host: AnimateDiffHost, observer_of: Callable[..., AttentionObserver], latent_shape: torch.Size
 ) -> Callable[..., Tensor]:
-    read: set[Window] = set()
+    read: set[tuple[Window, ...]] = set()
 
     def wrapper(
         executor: Callable[..., Tensor],
@@ -100,21 +101,22 @@ def _observed_call(
         **kwargs: Any,
     ) -> Tensor:
         window = host.window(transformer_options, latent_shape[0])
-        if window in read:
+        views = host.views(window)
+        if views in read:
             return torch.zeros_like(x)
         if x.shape != (len(window), *latent_shape[1:]):
             raise ValueError(
                 f"the reference has shape {[len(window), *latent_shape[1:]]}, the model is asked for {list(x.shape)}: "
                 f"read it under one conditioning, not under several or an area"
             )
-        observer = observer_of(window)
+        observer = observer_of(*views)
         _require_running(host, observer.taps)
         with eager(), host.observing(observer, throw_exception_if_processing_interrupted):
             try:
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             except StopForward:
                 # The observer has all it needs; nobody reads this prediction.
-                read.add(window)
+                read.add(views)
                 return torch.zeros_like(x)
 
     return wrapper

@@ -347,7 +347,7 @@ class _Run:
             x = x[:, :, list(window)]
             frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
             crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
-            view = View(window, crops, (x.shape[3], x.shape[4]), step.index, step.total)
+            view = View((window,), crops, (x.shape[3], x.shape[4]), step.index, step.total)
             observer = guide.observer(frames, view, scale=scale)
             with self.host.observing(observer):
                 noise = self._seen(rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text)

@@ -83,6 +83,16 @@ class Scene:
         windows = self.graph.add(f"ADE_{kind}ContextOptions", **size, **changes)
         return self.animated(self.checkpoint, context_options=windows)
 
+    def views(self, length: int, overlap: int, *, kind: str = "StandardStatic", **changes: Any) -> Node:
+        """View Options: windows that attention alone slides over."""
+        size = {"view_length": length, "view_overlap": overlap}
+        return self.graph.add(f"ADE_{kind}ViewOptions", **size, **changes)
+
+    def viewed(self, views: Any) -> Node:
+        """The model under views alone."""
+        context = self.graph.add("ADE_ViewsOnlyContextOptions", view_opts_req=views)
+        return self.animated(self.checkpoint, context_options=context)
+
     def text(self, words: str) -> Node:
         return self.graph.add("CLIPTextEncode", clip=self.checkpoint[1], text=words)
 

@@ -161,14 +161,16 @@ def test_windows_that_hold_a_frame_twice(studio: Studio) -> None:
     model = scene.sliding(4, 1, kind="LoopedUniform", context_stride=2, closed_loop=False)
     scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=model))
     said = message(studio, scene)
-    assert "holds a frame twice, as 6 frames are too few for a stride of 2" in said
+    assert "a window of 4 frames holds a frame twice" in said and "lower context_stride" in said
 
 
-def test_views(studio: Studio) -> None:
-    scene = studio.scene()
-    views = scene.graph.add("ADE_StandardStaticViewOptions", view_length=2, view_overlap=1)
-    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=scene.sliding(3, 1, view_opts=views)))
-    assert "does not read views" in message(studio, scene)
+@pytest.mark.parametrize("kind", ["context", "view"])
+def test_a_window_longer_than_the_motion_module_takes(studio: Studio, kind: str) -> None:
+    scene = studio.scene(frames=40)
+    model = scene.sliding(36, 4) if kind == "context" else scene.viewed(scene.views(36, 4))
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=model, latent=scene.latent))
+    said = message(studio, scene)
+    assert "36 frames at once are more than the 32" in said and f"at most 32 as {kind}_length" in said
 
 
 def test_k_above_a_window(studio: Studio) -> None:

@@ -64,6 +64,38 @@ def test_a_long_motion_is_saved_and_loaded(studio: Studio) -> None:
     assert np.array_equal(made, again)
 
 
+def test_views_are_read_and_guided_one_by_one_within_a_call(studio: Studio) -> None:
+    scene = studio.scene(frames=6)
+    model = scene.viewed(scene.views(4, 2))
+    rep = scene.extracted(model=model)
+    seen = scene.graph.add("MotionCloneProbeRep", motion_rep=rep)
+    sigmas = scene.falling(SIGMA, SIGMA_NEXT)
+    plain = scene.custom(model, sigmas, **ALONE)
+    guided = scene.custom(scene.guided(rep, model=model, weight=2000.0), sigmas, **ALONE)
+    literal = [scene.gradient(f"gradient {i}", rep, SIGMA, model=model, window=i) for i in range(2)]
+    nodes = scene.save("plain", plain), scene.save("guided", guided), *literal
+    result = studio.run(scene)
+    before, after, *gradients = studio.saved(result, *nodes)
+    assert only(result, seen, "rep")["windows"] == [*WINDOWS]
+    assert all(gradient.any(axis=(1, 2, 3)).all() for gradient in gradients), "every frame hangs on every view"
+    wanted = -SIGMA_NEXT * 2000.0 * SIGMA * sum(gradients) / 2
+    assert relative_error((after - before) * SCALE, wanted) < 1e-3
+
+
+def test_views_in_windows_that_move_are_read_wherever_they_come_to_stand(studio: Studio) -> None:
+    scene = studio.scene(frames=8)
+    views = scene.views(4, 2, kind="LoopedUniform", view_stride=1, closed_loop=False)
+    model = scene.sliding(6, 4, view_opts=views)
+    rep = scene.extracted(model=model)
+    seen = scene.graph.add("MotionCloneProbeRep", motion_rep=rep)
+    made = scene.custom(scene.guided(rep, model=model, guided_steps=3), scene.falling(12.0, 9.0, 6.0, 4.0), **ALONE)
+    scene.save("made", made)
+    result = studio.run(scene)
+    windows = {tuple(window) for window in only(result, seen, "rep")["windows"]}
+    assert windows == {tuple(first + (start + i) % 6 for i in range(4)) for first in (0, 2) for start in range(6)}
+    assert "guided steps: 3" in result.log
+
+
 def test_windows_that_move_are_read_wherever_they_come_to_stand(studio: Studio) -> None:
     scene = studio.scene(frames=6)
     model = scene.sliding(4, 2, kind="LoopedUniform", context_stride=1, closed_loop=False, fuse_method="pyramid")

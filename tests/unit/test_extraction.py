@@ -111,7 +111,7 @@ def test_taps_left_out_are_named():
 
 def test_other_frames_are_named_with_both_numbers():
     builder = RepresentationBuilder(TAPS, k=1, frames=16, latent_size=LATENT)
-    with pytest.raises(RepresentationMismatchError, match=rf"{TAPS[0]} attends over 4 frames, .* given 16"):
+    with pytest.raises(RepresentationMismatchError, match=rf"{TAPS[0]} attends over 4 frames, not over 16"):
         ToyHost(4).run(latents(4), builder.observer())
 
 
@@ -154,3 +154,30 @@ def test_settings_at_the_edges_are_accepted(settings):
 def test_bad_settings_are_named(changed, message):
     with pytest.raises(ValueError, match=message):
         require_extraction(**{"t_alpha": 400, "k": 1, "frames": 16, **changed})
+
+
+def test_views_of_a_call_are_read_one_after_the_other_and_only_once():
+    """Attention that sees two windows in turn hands each tap on twice."""
+    windows = [(0, 1, 2, 3), (2, 3, 4, 5)]
+    apart = RepresentationBuilder(TAPS, k=1, frames=6, latent_size=LATENT)
+    seen = []
+    for window in windows:
+        recorder = Recorder()
+        ToyHost(4).run(latents(6)[list(window)], recorder)
+        seen.append(recorder.seen)
+        with pytest.raises(StopForward):
+            ToyHost(4).run(latents(6)[list(window)], apart.observer(window))
+    together = RepresentationBuilder(TAPS, k=1, frames=6, latent_size=LATENT)
+    observer = together.observer(*windows)
+    handed = [(tap, *view[tap]) for tap in TAPS for view in seen]
+    for tap, q, k in handed[:-1]:
+        observer.observe(tap, q, k, HEADS)
+    with pytest.raises(StopForward):
+        observer.observe(*handed[-1], HEADS)
+    with pytest.raises(StopForward):
+        together.observer(*windows).observe(TAPS[0], seen[0][TAPS[1]][0], seen[0][TAPS[1]][1], HEADS)
+    one, other = apart.representation(Provenance()), together.representation(Provenance())
+    for window in windows:
+        for name, tap in one.windows[window].items():
+            assert torch.equal(other.windows[window][name].values, tap.values)
+            assert torch.equal(other.windows[window][name].indices, tap.indices)

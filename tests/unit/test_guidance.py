@@ -58,7 +58,7 @@ def gradient_by_hand(host, x, representation, *, heads=HEADS):
 
 
 def view_of(frames, crops=(WHOLE,)):
-    return View(tuple(range(frames)), crops, LATENT)
+    return View([tuple(range(frames))], crops, LATENT)
 
 
 def observe(host, x, guidance, crops=(WHOLE,), **options):
@@ -167,7 +167,7 @@ def test_recording_goes_on_until_the_last_tap():
     motion = reference(4, taps=TAPS[:2])
     with torch.enable_grad():
         x = noise(4).requires_grad_()
-        ToyHost(4).run(x, Noting(x, {name: [[Target(motion.taps[name])]] for name in TAPS[:2]}))
+        ToyHost(4).run(x, Noting(x, [{name: [[Target(motion.taps[name])]] for name in TAPS[:2]}]))
     assert modes == [(TAPS[0], True, True), (TAPS[0], True), (TAPS[1], True, True), (TAPS[1], False)]
 
 
@@ -215,13 +215,39 @@ def test_each_window_follows_its_own_part_of_the_motion():
     for window, part in windows.items():
         with torch.enable_grad():
             seen = x[list(window)].clone().requires_grad_()
-            observer = MotionGuidance(motion).observer(seen, View(window, [WHOLE], LATENT), scale=1.0)
+            observer = MotionGuidance(motion).observer(seen, View([window], [WHOLE], LATENT), scale=1.0)
             host = ToyHost(4)
             host.run(seen, observer)
         _, expected = gradient_by_hand(host, x[list(window)], part)
         torch.testing.assert_close(observer.result().value, expected)
     with pytest.raises(RepresentationMismatchError, match="frames 2 to 5 at once"):
-        MotionGuidance(motion).observer(x[1:5], View((1, 2, 3, 4), [WHOLE], LATENT), scale=1.0)
+        MotionGuidance(motion).observer(x[1:5], View([(1, 2, 3, 4)], [WHOLE], LATENT), scale=1.0)
+
+
+def test_views_of_a_call_share_its_energy():
+    """Attention that sees two windows in turn: the energy is the mean over all that they are held against."""
+    windows = {(0, 1, 2, 3): reference(4), (2, 3, 4, 5): reference(4, seed=5)}
+    motion = MotionRepresentation({window: part.taps for window, part in windows.items()}, LATENT)
+    x = noise(6).requires_grad_()
+    observer = MotionGuidance(motion).observer(x, View(list(windows), [WHOLE], LATENT), scale=1.0)
+    with torch.enable_grad():
+        seen, energies = [], []
+        for window, part in windows.items():
+            recorder = Recorder()
+            ToyHost(4).run(x[list(window)], recorder)
+            seen.append(recorder.seen)
+            energies.append(
+                sum(
+                    written_out_energy(written_out_attention(*recorder.seen[name], HEADS), tap.values, tap.indices)
+                    for name, tap in part.taps.items()
+                )
+            )
+        (expected,) = torch.autograd.grad(sum(energies) / 2, x, retain_graph=True)
+        for tap in TAPS:
+            for view in seen:
+                observer.observe(tap, *view[tap], HEADS)
+    torch.testing.assert_close(observer.result().value, expected, rtol=1e-10, atol=1e-15)
+    assert observer.result().energies[0] == pytest.approx(float(sum(energies).detach()) / 2, rel=1e-12)
 
 
 def test_a_wrong_number_of_positions_is_named_with_both_numbers():
@@ -662,7 +688,7 @@ def test_a_motion_of_one_size_guides_another(size, caplog):
     assert f"a motion read at 6 x 4 latent cells guides {size[1]} x {size[0]}" in caplog.text
     with torch.enable_grad():
         leaf = x.requires_grad_()
-        observer = guidance.observer(leaf, View((0, 1, 2, 3), [Crop(0, 0, *size)], size), scale=1.0)
+        observer = guidance.observer(leaf, View([(0, 1, 2, 3)], [Crop(0, 0, *size)], size), scale=1.0)
         host.run(leaf, observer)
     stretched = {}
     for name, tap in motion.taps.items():
@@ -703,9 +729,9 @@ def test_a_motion_that_has_faded_out_is_not_read():
     fading = StrengthCurve((Keyframe(0.0, 1.0), Keyframe(1.0, 0.0)))
     mix = Motion((MotionPart(reference(4, taps=TAPS[:1])), MotionPart(reference(4, taps=TAPS[1:]), ramp=fading)))
     guidance = MotionGuidance(mix)
-    last = View((0, 1, 2, 3), [WHOLE], LATENT, step=9, total_steps=10)
-    assert tuple(guidance.targets(last)) == TAPS[:1]
-    assert tuple(guidance.targets(replace(last, step=8))) == TAPS
+    last = View([(0, 1, 2, 3)], [WHOLE], LATENT, step=9, total_steps=10)
+    assert tuple(guidance.targets(last)[0]) == TAPS[:1]
+    assert tuple(guidance.targets(replace(last, step=8))[0]) == TAPS
 
 
 def test_a_curve_takes_the_place_of_window_and_ramps():

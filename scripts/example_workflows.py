@@ -1,0 +1,505 @@
+#!/usr/bin/env python3
+"""Writes the example workflows in ``example_workflows/`` in both forms, laid out for reading.
+
+A workflow is a function: its docstring is the note that it begins with, its body says column by column what stands
+in it and what that is wired to. The descriptions of the
+node classes come from a running ComfyUI, so that widgets and sockets are those of the packs that are installed.
+``clone_motion`` is not among them: it was laid out by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy_server import ComfyServer
+from find_comfyui import PACK, ComfyUINotFound, find_comfyui
+from workflow import SEEDS, UPLOADS, WIDGET_TYPES, ObjectInfo, to_prompt
+
+FOLDER = PACK / "example_workflows"
+WIDTH, GAP, MARGIN, TITLE = 350, 60, 20, 80  # pixels: of a node, between nodes, inside a group, above its first node
+ROW, WIDGET, TEXT = 22, 28, 110  # heights of a socket, of a widget, of a text field
+BLUE, GREEN, RED, GREY = ("#223", "#335"), ("#232", "#353"), ("#322", "#533"), ("#2a363b", "#1e262a")
+MODELS, REFERENCE, CLONE, RESULT = "#3f789e", "#3f789e", "#b58b2a", "#88A888"
+
+GUOYWW = "https://huggingface.co/guoyww/animatediff/resolve/main/"
+CONTROLS = "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/"
+FILES = {
+    "realisticVisionV51_v51VAE.safetensors": ("checkpoints", "https://civitai.com/models/4201?modelVersionId=130072"),
+    "v3_sd15_mm.ckpt": ("animatediff_models", f"{GUOYWW}v3_sd15_mm.ckpt"),
+    "v3_sd15_adapter.ckpt": ("loras", f"{GUOYWW}v3_sd15_adapter.ckpt"),
+    "v3_sd15_sparsectrl_rgb.ckpt": ("controlnet", f"{GUOYWW}v3_sd15_sparsectrl_rgb.ckpt"),
+    "v3_sd15_sparsectrl_scribble.ckpt": ("controlnet", f"{GUOYWW}v3_sd15_sparsectrl_scribble.ckpt"),
+    "control_v11p_sd15_canny_fp16.safetensors": ("controlnet", f"{CONTROLS}control_v11p_sd15_canny_fp16.safetensors"),
+}
+CHECKPOINT, MODULE, ADAPTER, RGB, SCRIBBLE, CANNY = FILES
+PROMPT = "A wooden sailing boat on a calm sea at sunset, warm light, highly detailed, cinematic"
+NEGATIVE = "ugly, deformed, noisy, blurry, distorted, low quality, text, watermark"
+FRAMES, SIDE = 16, 512
+
+
+@dataclass(frozen=True)
+class Socket:
+    """An output of a node."""
+
+    node: int
+    slot: int
+
+
+@dataclass
+class Placed:
+    """A node on the sheet; ``placed[i]`` is its i-th output."""
+
+    number: int
+    document: dict[str, Any]
+
+    def __getitem__(self, slot: int) -> Socket:
+        return Socket(self.number, slot)
+
+
+@dataclass
+class Sheet:
+    """A workflow while it is laid out: groups stand in columns, nodes in groups, from left to right, from the top."""
+
+    name: str
+    text: str
+    known: ObjectInfo
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    links: list[list[Any]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    x: float = 0.0
+    y: float = 0.0
+
+    def column(self, title: str, colour: str) -> None:
+        """Begin a group to the right of all others."""
+        self.x = max((node["pos"][0] + node["size"][0] for node in self.nodes), default=-2 * GAP) + 2 * GAP
+        self.y = 0.0
+        self._group(title, colour)
+
+    def below(self, title: str, colour: str) -> None:
+        """Begin a group under the last one."""
+        self.y += TITLE + 10
+        self._group(title, colour)
+
+    def _group(self, title: str, colour: str) -> None:
+        bounding = [self.x - MARGIN, self.y - TITLE, WIDTH + 2 * MARGIN, TITLE]
+        kept = {"id": len(self.groups) + 1, "title": title, "bounding": bounding, "color": colour}
+        self.groups.append({**kept, "font_size": 24, "flags": {}})
+
+    def note(self, title: str, text: str, height: float) -> None:
+        """A page of Markdown."""
+        self._place("MarkdownNote", title, GREY, height, {"inputs": [], "outputs": [], "widgets_values": [text]})
+
+    def add(
+        self, kind: str, title: str = "", *, tint: tuple[str, str] | None = None, tall: float = 0.0, **inputs: Any
+    ) -> Placed:
+        """A node with its inputs by name: values for widgets, `Socket` or `Placed` (its first output) for wires."""
+        described = self.known[kind]
+        optional = described["input"].get("optional", {})
+        specs = {**described["input"].get("required", {}), **optional}
+        if unknown := set(inputs) - set(specs):
+            raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}")
+        number = len(self.nodes) + 1
+        sockets, values, uploads, needed = [], [], 0, 0.0
+        for key in [*_ordered(described, "required"), *_ordered(described, "optional")]:
+            given = inputs.get(key)
+            wired = given[0] if isinstance(given, Placed) else given
+            kind_of, options = _type(specs[key])
+            is_widget = kind_of in WIDGET_TYPES and not options.get("forceInput")
+            if isinstance(wired, Socket) or not is_widget:
+                entry: dict[str, Any] = {"name": key, "type": kind_of, "link": None}
+                entry |= {"widget": {"name": key}} if is_widget else {"shape": 7} if key in optional else {}
+                if isinstance(wired, Socket):
+                    entry["link"] = self._link(wired, number, len(sockets), kind_of)
+                sockets.append(entry)
+                needed += ROW
+            if is_widget:
+                values.append(options.get("default") if isinstance(wired, Socket) or wired is None else wired)
+                if options.get("control_after_generate", kind_of == "INT" and key in SEEDS):
+                    values.append("fixed")
+                    needed += WIDGET
+                uploads += any(options.get(upload) for upload in UPLOADS)
+                needed += TEXT if options.get("multiline") else WIDGET
+        outputs = [
+            {"name": shown, "type": carried, "links": []}
+            for shown, carried in zip(described["output_name"], described["output"], strict=True)
+        ]
+        properties = {"Node name for S&R": kind}
+        models = [value for value in values if value in FILES]
+        if models:
+            properties |= {"models": [{"name": n, "url": FILES[n][1], "directory": FILES[n][0]} for n in models]}
+        document = {"inputs": sockets, "outputs": outputs, "properties": properties}
+        document["widgets_values"] = values + ["image"] * uploads
+        needed = max(needed, ROW * len(outputs)) + 20 + (TEXT if uploads else 0)
+        return self._place(kind, title, tint, tall or needed, document)
+
+    def _link(self, origin: Socket, target: int, slot: int, kind: str) -> int:
+        number = len(self.links) + 1
+        self.links.append([number, origin.node, origin.slot, target, slot, kind])
+        self.nodes[origin.node - 1]["outputs"][origin.slot]["links"].append(number)
+        return number
+
+    def _place(
+        self, kind: str, title: str, tint: tuple[str, str] | None, height: float, parts: Mapping[str, Any]
+    ) -> Placed:
+        number = len(self.nodes) + 1
+        document = {"id": number, "type": kind, "pos": [self.x, self.y], "size": [WIDTH, round(height)]}
+        document |= {"flags": {}, "order": number - 1, "mode": 0, "properties": {}, **parts}
+        document |= {"title": title} if title else {}
+        document |= dict(zip(("color", "bgcolor"), tint, strict=True)) if tint else {}
+        self.nodes.append(document)
+        self.y += round(height) + GAP
+        bounding = self.groups[-1]["bounding"]
+        bounding[3] = self.y - GAP + MARGIN - bounding[1]
+        return Placed(number, document)
+
+    def document(self) -> dict[str, Any]:
+        """What the editor would save."""
+        identity = uuid.uuid5(uuid.NAMESPACE_URL, f"motionclone/{self.name}")
+        counts = {"last_node_id": len(self.nodes), "last_link_id": len(self.links)}
+        parts = {"nodes": self.nodes, "links": self.links, "groups": self.groups, "config": {}}
+        view = {"ds": {"scale": 0.55, "offset": [130, 180]}}
+        return {"id": str(identity), "revision": 0, **counts, **parts, "extra": view, "version": 0.4}
+
+
+def unwrapped(text: str) -> str:
+    """Markdown with one line for each paragraph and item."""
+    return re.sub(r"(?<=\S)\n(?![\n\d#-])", " ", inspect.cleandoc(text))
+
+
+def _ordered(described: Mapping[str, Any], group: str) -> list[str]:
+    inputs = described["input"].get(group, {})
+    return [key for key in described.get("input_order", {}).get(group, inputs) if key in inputs]
+
+
+def _type(spec: list[Any]) -> tuple[str, Mapping[str, Any]]:
+    options = (spec[1:] or [{}])[0]
+    if isinstance(spec[0], list):
+        return "COMBO", {"default": spec[0][0] if spec[0] else "", **options}
+    if spec[0] == "COMBO" and options.get("options"):
+        options = {"default": options["options"][0], **options}
+    return spec[0], options
+
+
+# --- what workflows share ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every workflow begins with."""
+
+    model: Socket
+    vae: Socket
+    empty: Socket
+    positive: Socket
+    negative: Socket
+
+
+def begin(sheet: Sheet, *files: str, adapter: bool = False, **loader: Any) -> Parts:
+    """The notes, the models and the prompts."""
+    sheet.column("Start here", GREY[0])
+    named = (CHECKPOINT, MODULE, *([ADAPTER] if adapter else []), *files)
+    rows = "\n".join(f"| [{name}]({FILES[name][1]}) | *models/ {FILES[name][0]}* |" for name in named)
+    packs = ["AnimateDiff-Evolved", *(["Advanced-ControlNet"] if files else [])]
+    others = "\n".join(f"- [{pack}](https://github.com/Kosinkadink/ComfyUI-{pack})" for pack in packs)
+    text = f"{sheet.text}\n\n## Models\n\n| file | folder |\n| --- | --- |\n{rows}\n\n## Custom nodes\n\n"
+    sheet.note("Start here", f"{text}- ComfyUI-MotionClone: the blue ones\n{others}\n", 900)
+    sheet.column("1 Models", MODELS)
+    checkpoint = sheet.add("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
+    model = checkpoint[0]
+    if adapter:
+        settings = {"lora_name": ADAPTER, "strength_model": 1.0}
+        model = sheet.add("LoraLoaderModelOnly", "The adapter of AnimateDiff v3", model=model, **settings)[0]
+    if "context_options" in loader:
+        loader["context_options"] = sheet.add("ADE_StandardStaticContextOptions", **loader["context_options"])
+    settings = {"model_name": MODULE, "beta_schedule": "sqrt_linear (AnimateDiff)"}
+    model = sheet.add("ADE_AnimateDiffLoaderGen1", model=model, **settings, **loader)[0]
+    sheet.below("2 Prompts", MODELS)
+    positive, negative, empty = (
+        sheet.add("CLIPTextEncode", title, tint=tint, clip=checkpoint[1], text=words)[0]
+        for title, tint, words in (
+            ("Prompt: what the video shows", GREEN, PROMPT),
+            ("Negative prompt", RED, NEGATIVE),
+            ("Empty text: read the motion alone", None, ""),
+        )
+    )
+    return Parts(model, checkpoint[2], empty, positive, negative)
+
+
+def reference(sheet: Sheet, title: str = "", *, video: str = "reference.mp4", frames: int = FRAMES) -> Placed:
+    """The clip that is followed."""
+    settings = {"start": 0.0, "length": frames / 8, "frames": frames, "width": SIDE, "height": SIDE}
+    return sheet.add("MotionCloneLoadReferenceVideo", title, tint=BLUE, video=video, tall=650, **settings)
+
+
+def extracted(sheet: Sheet, parts: Parts, clip: Placed, *, conditioning: Socket | None = None) -> Placed:
+    """The motion of a clip."""
+    inputs = {"model": parts.model, "conditioning": conditioning or parts.empty, "images": clip[0], "vae": parts.vae}
+    return sheet.add("MotionCloneExtract", tint=BLUE, **inputs)
+
+
+def latent_like(sheet: Sheet, clip: Placed) -> Placed:
+    """An empty latent of the reference's size."""
+    size = sheet.add("GetImageSize", "Size and number of frames", image=clip[0])
+    inputs = {"width": size[0], "height": size[1], "batch_size": size[2]}
+    return sheet.add("EmptyLatentImage", "Empty latent: like the reference", **inputs)
+
+
+def finish(
+    sheet: Sheet, parts: Parts, motion: Any, latent: Any, clip: Placed, *, preset: str = "camera",
+    positive: Any = None, negative: Any = None, hint: str = "", number: int = 5,
+) -> None:  # fmt: skip
+    """Sampling and the animation."""
+    sheet.column(f"{number} Clone", CLONE)
+    texts = {"positive": positive or parts.positive, "negative": negative or parts.negative}
+    sampled = sheet.add(
+        "MotionCloneGuidedKSampler", tint=BLUE, model=parts.model, motion_rep=motion, latent_image=latent,
+        preset=preset, scheduler="motionclone", sampler_name="euler", **texts,
+    )  # fmt: skip
+    if hint:
+        sheet.note("Settings", hint, 300)
+    sheet.column(f"{number + 1} Result", RESULT)
+    video = sheet.add("VAEDecode", samples=sampled[0], vae=parts.vae)
+    settings = {"filename_prefix": f"MotionClone/{sheet.name}", "lossless": False, "quality": 85, "method": "default"}
+    sheet.add("SaveAnimatedWEBP", "Save animation", images=video, fps=clip[1], tall=690, **settings)
+
+
+# --- the workflows -------------------------------------------------------------------------------------------
+
+
+def sparse(sheet: Sheet, file: str, frames: str) -> Placed:
+    """A SparseCtrl and the frames that its pictures stand for."""
+    where = sheet.add("ACN_SparseCtrlIndexMethodNode", "Frames that are given (0 is the first)", indexes=frames)
+    settings = {"use_motion": True, "motion_strength": 1.0, "motion_scale": 1.0}
+    return sheet.add("ACN_SparseCtrlLoaderAdvanced", sparsectrl_name=file, sparse_method=where, **settings)
+
+
+def controlled(sheet: Sheet, title: str, texts: tuple[Any, Any], control: Any, pictures: Any, **changes: Any) -> Placed:
+    """Both texts with a ControlNet on them."""
+    settings = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, **changes}
+    inputs = {"positive": texts[0], "negative": texts[1], "control_net": control, "image": pictures}
+    return sheet.add("ACN_AdvancedControlNetApply_v2", title, **inputs, **settings)
+
+
+def image_to_video(sheet: Sheet) -> None:
+    """# Image to video
+
+    A picture of yours moves as the reference does. SparseCtrl holds the first frame to the picture; the motion comes
+    from the reference.
+
+    1. **Load Reference Video**: a clip with one clear motion.
+    2. **Load Image**: the picture that is to move.
+    3. Write what it shows. Run.
+
+    The motion is read beside the reference's own first frame, as the authors did: reading and sampling then see the
+    same kind of thing. More frames can be given: name them in *SparseCtrl Index Method*, such as `0, 15`, and give as
+    many pictures.
+    """
+    parts = begin(sheet, RGB, adapter=True)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    first = sheet.add("ImageFromBatch", "Its first frame", image=clip[0], batch_index=0, length=1)
+    own = sheet.add("ACN_SparseCtrlRGBPreprocessor", image=first, vae=parts.vae, latent_size=latent)
+    sheet.column("4 Picture", REFERENCE)
+    control = sparse(sheet, RGB, "0")
+    picture = sheet.add("LoadImage", "Picture that is to move", image="picture.png", tall=330)
+    hint = sheet.add("ACN_SparseCtrlRGBPreprocessor", image=picture[0], vae=parts.vae, latent_size=latent)
+    sheet.column("5 Motion", CLONE)
+    null = controlled(sheet, "Empty text beside the reference's frame", (parts.empty, parts.empty), control, own)
+    motion = extracted(sheet, parts, clip, conditioning=null[0])
+    texts = controlled(sheet, "Prompts beside the picture", (parts.positive, parts.negative), control, hint)
+    finish(
+        sheet, parts, motion, latent, clip, preset="image to video", positive=texts[0], negative=texts[1], number=6,
+        hint="**image to video** is the published setting: 100 steps, 40 of them guided. *custom* uses what is set.",
+    )  # fmt: skip
+
+
+def sketch_to_video(sheet: Sheet) -> None:
+    """# Sketch to video
+
+    A sketch becomes a video that moves as the reference does.
+
+    1. **Load Reference Video**: a clip with one clear motion.
+    2. **Load Image**: a sketch, white lines on black. With black lines on white put *Invert Image* behind it.
+    3. Write what it shows. Run.
+
+    The motion is read beside lines of the reference's own first frame (*Canny*; a scribble preprocessor does as
+    well).
+    """
+    parts = begin(sheet, SCRIBBLE, adapter=True)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    first = sheet.add("ImageFromBatch", "Its first frame", image=clip[0], batch_index=0, length=1)
+    lines = sheet.add("Canny", "Lines of it", image=first, low_threshold=0.2, high_threshold=0.5)
+    sheet.column("4 Sketch", REFERENCE)
+    control = sparse(sheet, SCRIBBLE, "0")
+    sketch = sheet.add("LoadImage", "Sketch: white on black", image="sketch.png", tall=330)
+    sheet.column("5 Motion", CLONE)
+    null = controlled(sheet, "Empty text beside the reference's lines", (parts.empty, parts.empty), control, lines)
+    motion = extracted(sheet, parts, clip, conditioning=null[0])
+    texts = controlled(sheet, "Prompts beside the sketch", (parts.positive, parts.negative), control, sketch[0])
+    finish(
+        sheet, parts, motion, latent, clip, preset="sketch", positive=texts[0], negative=texts[1], number=6,
+        hint="**sketch** is the published setting: 200 steps, 120 of them guided. *custom* uses what is set here.",
+    )  # fmt: skip
+
+
+def controlnet(sheet: Sheet) -> None:
+    """# Motion beside a ControlNet
+
+    A ControlNet says where things are, the motion how they move. Here the edges of the reference hold the layout in
+    the first part of the run: the strength falls over the frames (*Latent Keyframe Timing*), and ends with the
+    noisiest 40 % of the run.
+
+    Any ControlNet can take its place, several can follow one another, and pictures of their own can take the place of
+    the reference's edges. No gradient goes through a ControlNet.
+    """
+    parts = begin(sheet, CANNY)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    edges = sheet.add("Canny", "Edges of every frame", image=clip[0], low_threshold=0.2, high_threshold=0.5)
+    sheet.column("4 Control", CLONE)
+    load = sheet.add("ControlNetLoaderAdvanced", control_net_name=CANNY)
+    frames = sheet.add(
+        "LatentKeyframeTiming", batch_index_from=0, batch_index_to_excl=FRAMES, strength_from=1.0, strength_to=0.3,
+        interpolation="linear",
+    )  # fmt: skip
+    texts = controlled(
+        sheet, "Prompts beside the edges", (parts.positive, parts.negative), load, edges, strength=0.6,
+        end_percent=0.4, latent_kf_override=frames,
+    )  # fmt: skip
+    motion = extracted(sheet, parts, clip)
+    finish(sheet, parts, motion, latent, clip, positive=texts[0], negative=texts[1])
+
+
+def long_video(sheet: Sheet) -> None:
+    """# A long video
+
+    64 frames in sliding windows of 16. The motion is read in the windows that the video is sampled in, and where
+    windows overlap their pushes are fused as AnimateDiff-Evolved fuses what they predict. Memory is that of one
+    window, whatever the length.
+
+    1. **Load Reference Video**: about eight seconds with one clear motion.
+    2. Write the prompt. Run.
+
+    The same *AnimateDiff Loader*, with its *Context Options*, feeds both **Extract Motion Representation** and the
+    sampler. Other context options, fuse methods and views work as well.
+    """
+    context = {"context_length": 16, "context_overlap": 4, "fuse_method": "pyramid"}
+    parts = begin(sheet, context_options=context)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet, frames=4 * FRAMES)
+    latent = latent_like(sheet, clip)
+    sheet.column("4 Motion", CLONE)
+    motion = extracted(sheet, parts, clip)
+    finish(sheet, parts, motion, latent, clip)
+
+
+def other_shape(sheet: Sheet) -> None:
+    """# Another length, another shape
+
+    A motion of 16 frames of 512 x 512 leads 24 frames of 768 x 432: it is stretched over the frame, and **Retime
+    Motion** plays it to and fro at two thirds of its speed.
+
+    The motion can also come from a file: put **Load Motion Rep** in the place of reference and extraction. *Save
+    Motion Rep* keeps one.
+    """
+    parts = begin(sheet)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    sheet.column("4 Motion", CLONE)
+    motion = extracted(sheet, parts, clip)
+    settings = {"frames": 24, "speed": 0.67, "offset": 0.0, "reverse": False, "repeat": "ping-pong"}
+    longer = sheet.add("MotionCloneRetimeMotion", tint=BLUE, motion_rep=motion, **settings)
+    sheet.add("MotionCloneSaveMotionRep", tint=BLUE, motion_rep=motion, filename_prefix="reference", folder="output")
+    size = {"width": 768, "height": 432, "batch_size": 24}
+    latent = sheet.add("EmptyLatentImage", "Its own size and length", **size)
+    finish(sheet, parts, longer, latent, clip)
+
+
+def region(sheet: Sheet) -> None:
+    """# A motion in its place
+
+    The motion is made smaller, moved to the right, and counts inside a mask alone: the rest of the picture is free.
+
+    1. **Load Reference Video**: a clip with one clear motion.
+    2. **Load Image (as Mask)**: white where the motion is to be followed. A mask with one picture for each frame
+       works as well.
+    3. Run.
+
+    With *invert* the motion counts outside the mask: the camera of a clip without its subject.
+    """
+    parts = begin(sheet)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    sheet.column("4 Motion", CLONE)
+    motion = extracted(sheet, parts, clip)
+    placed = sheet.add("MotionClonePlaceMotion", tint=BLUE, motion_rep=motion, x=0.2, y=0.0, scale=0.6)
+    mask = sheet.add("LoadImageMask", "Where the motion counts", image="mask.png", channel="red", tall=330)
+    masked = sheet.add("MotionCloneMaskMotion", tint=BLUE, motion_rep=placed, mask=mask, invert=False, feather=0.05)
+    finish(sheet, parts, masked, latent, clip)
+
+
+def mixed_motions(sheet: Sheet) -> None:
+    """# Two motions in one video
+
+    Inside the mask the video follows the first reference, outside it the second: a thing that moves, and a camera.
+
+    1. Two clips of the same length.
+    2. **Load Image (as Mask)**: white where the first one counts.
+    3. Run.
+
+    **Combine Motions** adds up their pushes, each by its strength; any number can be combined, with or without masks,
+    and each with a curve of its strength over the steps.
+    """
+    parts = begin(sheet)
+    sheet.column("3 References", REFERENCE)
+    one = reference(sheet, "First: a thing that moves")
+    other = reference(sheet, "Second: a camera that moves", video="camera.mp4")
+    latent = latent_like(sheet, one)
+    sheet.column("4 Motions", CLONE)
+    motions = [extracted(sheet, parts, clip) for clip in (one, other)]
+    mask = sheet.add("LoadImageMask", "Where the first one counts", image="mask.png", channel="red", tall=330)
+    sheet.column("5 Mix", CLONE)
+    first, second = (
+        sheet.add("MotionCloneMaskMotion", title, tint=BLUE, motion_rep=motion, mask=mask, invert=invert, feather=0.05)
+        for title, motion, invert in (("Inside", motions[0], False), ("Outside", motions[1], True))
+    )
+    settings = {"strength_1": 1.0, "strength_2": 1.0}
+    both = sheet.add("MotionCloneCombineMotions", tint=BLUE, motion_1=first, motion_2=second, **settings)
+    finish(sheet, parts, both, latent, one, number=6)
+
+
+WORKFLOWS = (image_to_video, sketch_to_video, controlnet, long_video, other_shape, region, mixed_motions)
+
+
+def main() -> int:
+    try:
+        with ComfyServer(find_comfyui()) as server:
+            known = server.object_info()
+    except ComfyUINotFound as error:
+        print(error, file=sys.stderr)
+        return 1
+    for described in WORKFLOWS:
+        sheet = Sheet(described.__name__, unwrapped(described.__doc__ or ""), known)
+        described(sheet)
+        document = sheet.document()
+        for folder, form in ((FOLDER, document), (FOLDER / "api", to_prompt(document, known))):
+            text = json.dumps(form, indent=2, ensure_ascii=False)
+            (folder / f"{sheet.name}.json").write_text(f"{text}\n", encoding="utf-8")
+        print(FOLDER / f"{sheet.name}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
