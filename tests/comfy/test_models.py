@@ -142,7 +142,7 @@ def test_animatelcm_i2v_is_read_and_guided_beside_its_picture(furnish: Furnish) 
 def test_fancyvideo_is_refused_by_name(furnish: Furnish) -> None:
     studio = furnish("fancyvideo_sd15_mm")
     scene = studio.scene()
-    scene.extracted()
+    scene.save("guided", scene.ksampler(scene.guided(scene.extracted())))
     result = studio.server.run(scene.graph, timeout=400)
     assert not result.ok and "is loaded with FancyVideo" in result.exception_message
 
@@ -175,7 +175,7 @@ def test_more_steps_than_a_distilled_schedule_tells_apart_are_refused(furnish: F
     studio = furnish("lcm_sd15_mm")
     scene = studio.scene()
     scene.moved_by(scene.applied(), beta_schedule="lcm")
-    scene.guided_ksampler(scene.extracted(), steps=100, guided_steps=50)
+    scene.save("many", scene.guided_ksampler(scene.extracted(), steps=100, guided_steps=50))
     result = studio.server.run(scene.graph, timeout=400)
     assert not result.ok and "tells 50 levels apart, too few for 100 steps" in result.exception_message
 
@@ -278,7 +278,9 @@ def test_a_step_goes_unguided_where_the_motion_module_is_off(studio: Studio) -> 
     # The noise level of 70 % is 5.6: the first step alone is above it.
     scene.moved_by(scene.applied(end_percent=0.3))
     sigmas = scene.falling(SIGMA, 3.0, 1.5)
-    runs = {f"{n} steps": scene.custom(scene.guided(rep, guided_steps=n), sigmas, cfg=1.0) for n in (1, 2)}
+    # A gradient that steps share is not used there either.
+    models = {n: scene.guided(rep, guided_steps=n, reuse=n) for n in (1, 2)}
+    runs = {f"{n} steps": scene.custom(model, sigmas, cfg=1.0) for n, model in models.items()}
     saves, state = [scene.save(n, r) for n, r in runs.items()], scene.state(runs["2 steps"])
     result = studio.run(scene)
     one, two = studio.saved(result, *saves)

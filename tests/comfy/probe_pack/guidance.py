@@ -23,6 +23,7 @@ import comfy.ops
 import comfy.sample
 import comfy.samplers
 import torch
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from .files import CATEGORY, ModelProbe, save_tensors
 
@@ -189,10 +190,12 @@ class ProbeGradient:
         def differentiate(denoise, x, base):
             if motion_model(model).conv_in is not None:
                 denoise(x)  # PIA's picture is encoded in the first call of a run
+            in_place = motion_model(model).img_encoder is not None  # AnimateLCM-I2V adds its picture so
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 ordinary_weights(base, motion_model(model)),
+                allow_mutation_on_saved_tensors() if in_place else contextlib.nullcontext(),
             ):
                 x = x.clone().requires_grad_()
                 with captured(model, list(motion_rep.taps)) as seen:
