@@ -207,11 +207,12 @@ def _blocks(scene: Scene) -> dict[str, Any]:
     return {"per_block": scene.graph.add("ADE_PerBlock_SD15_MidLevel", down_1=block, up_1=block)}
 
 
-def _keyframes(scene: Scene) -> dict[str, Any]:
+def _keyframes(scene: Scene, first: float = 1.6, then: float = 0.6) -> dict[str, Any]:
     """Another scale from the half of the schedule on, where the motion is read."""
-    late = {"start_percent": 0.5, "scale_multival": multival(scene, 0.6), "inherit_missing": True, "guarantee_steps": 1}
-    first = {**late, "start_percent": 0.0, "scale_multival": multival(scene, 1.6)}
-    keyframes = scene.graph.add("ADE_AnimateDiffKeyframe", **first)
+    settings = {"inherit_missing": True, "guarantee_steps": 1}
+    late = {"start_percent": 0.5, "scale_multival": multival(scene, then), **settings}
+    early = {**late, "start_percent": 0.0, "scale_multival": multival(scene, first)}
+    keyframes = scene.graph.add("ADE_AnimateDiffKeyframe", **early)
     return {"ad_keyframes": scene.graph.add("ADE_AnimateDiffKeyframe", prev_ad_keyframes=keyframes, **late)}
 
 
@@ -225,10 +226,12 @@ def test_what_a_node_does_to_the_motion_module_is_read_and_guided(
     assert_reads_and_guides(studio, scene)
 
 
-def test_a_scale_sharpens_the_attention_that_is_read(studio: Studio) -> None:
+@pytest.mark.parametrize("by", ["multival", "keyframe"])
+def test_a_scale_sharpens_the_attention_that_is_read(studio: Studio, by: str) -> None:
     scene = studio.scene()
     unscaled, scale = scene.model, 1.7
-    scene.moved_by(scene.applied(scale_multival=multival(scene, scale)))
+    at_t_alpha = _keyframes(scene, 0.5, scale) if by == "keyframe" else {"scale_multival": multival(scene, scale)}
+    scene.moved_by(scene.applied(**at_t_alpha))
     # What reaches the first layer depends on no scale: there q k^T is multiplied by it, and nothing else changes.
     first = {"k": scene.frames, "blocks": "down_blocks.0.motion.0.attention.0"}
     reps = scene.extracted(model=unscaled, **first), scene.extracted(**first)
