@@ -75,6 +75,11 @@ class AnimateDiffHost:
         """The motion model's file name, for messages."""
         return str(self._motion_model.mm_info.mm_name)
 
+    @property
+    def mutates(self) -> bool:
+        """Whether motion modules change activations in place, as AnimateLCM-I2V's do."""
+        return self._motion_model.img_encoder is not None
+
     def require_video(self, video: VideoSize) -> None:
         """Check the number of frames, and the context options that they need.
 

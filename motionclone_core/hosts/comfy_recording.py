@@ -129,7 +129,7 @@ class CallRecorder:
     ) -> tuple[Tensor, Gradient]:
         with ExitStack() as stack:
             stack.enter_context(recording(_is_streamed, watch))
-            if call.mutates:
+            if call.mutates or self._host.mutates:
                 # Saved tensors are then copied before they change.
                 stack.enter_context(copied_before_written())
             stack.enter_context(eager())

@@ -70,7 +70,6 @@ class _Step:
     latent_size: Size = (0, 0)
     calls: dict[tuple[Window, Any], Tensor] = field(default_factory=dict)
     energies: list[float] = field(default_factory=list)
-    off: bool = False
 
     def positive_among(self, conds: Sequence[list | None]) -> int | None:
         """Which of a batch's conditions is the guider's positive one; guiders order them differently."""
@@ -236,29 +235,35 @@ def _predict_noise(
     if step is None:
         return executor(x, timestep, model_options, seed)
     gradient = run.shared.at(step.index, step.sigma)
-    if gradient is not None:
-        return _corrected(run, step, executor(x, timestep, model_options, seed), gradient)
-    run.step = step
+    run.step = step if gradient is None else None
     step.positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
     try:
         denoised = executor(x, timestep, model_options, seed)
     finally:
         run.step = None
+    if run.host.off(run.guide.taps):
+        log.warning("step %d goes unguided: %s", step.index, _OFF.format(run.host.name))
+        run.off.add(step.index)
+        return denoised
+    if gradient is None:
+        gradient = _own_gradient(executor.class_obj, run, step, x, timestep)
+    return denoised if gradient is None else _corrected(run, step, denoised, gradient)
+
+
+def _own_gradient(guider: Any, run: _Run, step: _Step, x: Tensor, timestep: Tensor) -> Tensor | None:
+    """The gradient that a step's model calls took; None if none of its conditions is on."""
     if not step.predicted:
         raise GuidanceError(
             "the sampler's guider made no conditional prediction that motion guidance could follow: use an "
             "ordinary CFG guider (KSampler, SamplerCustom, CFGGuider, BasicGuider)"
         )
-    if step.off:
-        log.warning("step %d goes unguided: %s", step.index, _OFF.format(run.host.name))
-        run.off.add(step.index)
     if not step.calls:
-        return denoised
-    gradient = _fused(executor.class_obj, step, x, timestep)
+        return None
+    gradient = _fused(guider, step, x, timestep)
     run.shared.keep(gradient, step.index, step.sigma)
     run.energies[step.index] = sum(step.energies) / len(step.energies)
     log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[step.index])
-    return _corrected(run, step, denoised, gradient)
+    return gradient
 
 
 def _corrected(run: _Run, step: _Step, denoised: Tensor, gradient: Tensor) -> Tensor:
@@ -293,10 +298,9 @@ def _calc_cond_batch(
     guided = None if step is None or window in step.predicted else step.positive_among(conds)
     if step is None or guided is None:
         return executor(model, conds, x_in, timestep, model_options)
-    step.predicted.add(window)
-    step.off = bool(run.host.off(run.guide.taps))
-    if step.off:
+    if run.host.off(run.guide.taps):
         return executor(model, conds, x_in, timestep, model_options)
+    step.predicted.add(window)
     step.model_options = model_options
     step.crops = _crops(conds[guided], x_in, timestep)
     step.latent_size = (x_in.shape[-2], x_in.shape[-1])

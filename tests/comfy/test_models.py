@@ -142,7 +142,7 @@ def test_animatelcm_i2v_is_read_and_guided_beside_its_picture(furnish: Furnish) 
 def test_fancyvideo_is_refused_by_name(furnish: Furnish) -> None:
     studio = furnish("fancyvideo_sd15_mm")
     scene = studio.scene()
-    scene.extracted()
+    scene.save("guided", scene.ksampler(scene.guided(scene.extracted())))
     result = studio.server.run(scene.graph, timeout=400)
     assert not result.ok and "is loaded with FancyVideo" in result.exception_message
 
@@ -175,7 +175,7 @@ def test_more_steps_than_a_distilled_schedule_tells_apart_are_refused(furnish: F
     studio = furnish("lcm_sd15_mm")
     scene = studio.scene()
     scene.moved_by(scene.applied(), beta_schedule="lcm")
-    scene.guided_ksampler(scene.extracted(), steps=100, guided_steps=50)
+    scene.save("many", scene.guided_ksampler(scene.extracted(), steps=100, guided_steps=50))
     result = studio.server.run(scene.graph, timeout=400)
     assert not result.ok and "tells 50 levels apart, too few for 100 steps" in result.exception_message
 
@@ -207,11 +207,12 @@ def _blocks(scene: Scene) -> dict[str, Any]:
     return {"per_block": scene.graph.add("ADE_PerBlock_SD15_MidLevel", down_1=block, up_1=block)}
 
 
-def _keyframes(scene: Scene) -> dict[str, Any]:
+def _keyframes(scene: Scene, first: float = 1.6, then: float = 0.6) -> dict[str, Any]:
     """Another scale from the half of the schedule on, where the motion is read."""
-    late = {"start_percent": 0.5, "scale_multival": multival(scene, 0.6), "inherit_missing": True, "guarantee_steps": 1}
-    first = {**late, "start_percent": 0.0, "scale_multival": multival(scene, 1.6)}
-    keyframes = scene.graph.add("ADE_AnimateDiffKeyframe", **first)
+    settings = {"inherit_missing": True, "guarantee_steps": 1}
+    late = {"start_percent": 0.5, "scale_multival": multival(scene, then), **settings}
+    early = {**late, "start_percent": 0.0, "scale_multival": multival(scene, first)}
+    keyframes = scene.graph.add("ADE_AnimateDiffKeyframe", **early)
     return {"ad_keyframes": scene.graph.add("ADE_AnimateDiffKeyframe", prev_ad_keyframes=keyframes, **late)}
 
 
@@ -225,10 +226,12 @@ def test_what_a_node_does_to_the_motion_module_is_read_and_guided(
     assert_reads_and_guides(studio, scene)
 
 
-def test_a_scale_sharpens_the_attention_that_is_read(studio: Studio) -> None:
+@pytest.mark.parametrize("by", ["multival", "keyframe"])
+def test_a_scale_sharpens_the_attention_that_is_read(studio: Studio, by: str) -> None:
     scene = studio.scene()
     unscaled, scale = scene.model, 1.7
-    scene.moved_by(scene.applied(scale_multival=multival(scene, scale)))
+    at_t_alpha = _keyframes(scene, 0.5, scale) if by == "keyframe" else {"scale_multival": multival(scene, scale)}
+    scene.moved_by(scene.applied(**at_t_alpha))
     # What reaches the first layer depends on no scale: there q k^T is multiplied by it, and nothing else changes.
     first = {"k": scene.frames, "blocks": "down_blocks.0.motion.0.attention.0"}
     reps = scene.extracted(model=unscaled, **first), scene.extracted(**first)
@@ -278,7 +281,9 @@ def test_a_step_goes_unguided_where_the_motion_module_is_off(studio: Studio) -> 
     # The noise level of 70 % is 5.6: the first step alone is above it.
     scene.moved_by(scene.applied(end_percent=0.3))
     sigmas = scene.falling(SIGMA, 3.0, 1.5)
-    runs = {f"{n} steps": scene.custom(scene.guided(rep, guided_steps=n), sigmas, cfg=1.0) for n in (1, 2)}
+    # A gradient that steps share is not used there either.
+    models = {n: scene.guided(rep, guided_steps=n, reuse=n) for n in (1, 2)}
+    runs = {f"{n} steps": scene.custom(model, sigmas, cfg=1.0) for n, model in models.items()}
     saves, state = [scene.save(n, r) for n, r in runs.items()], scene.state(runs["2 steps"])
     result = studio.run(scene)
     one, two = studio.saved(result, *saves)

@@ -24,6 +24,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
+from torch.autograd.graph import saved_tensors_hooks
 
 from .files import CATEGORY, ModelProbe, save_tensors
 
@@ -159,6 +160,11 @@ def fixed_controls(conds):
             control.get_control = originals[key]
 
 
+def copies_are_saved():
+    """What autograd saves may be changed in place afterwards."""
+    return saved_tensors_hooks(lambda tensor: tensor.clone(), lambda tensor: tensor)
+
+
 @contextlib.contextmanager
 def residuals_added_apart():
     """ComfyUI adds residuals in place, to activations that plain autograd has saved."""
@@ -232,11 +238,13 @@ class ProbeGradient:
         def differentiate(denoise, x, base):
             if motion_model(model).conv_in is not None:
                 denoise(x)  # PIA's picture is encoded in the first call of a run
+            in_place = motion_model(model).img_encoder is not None  # AnimateLCM-I2V adds its picture so
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 ordinary_weights(base, motion_model(model)),
                 residuals_added_apart(),
+                copies_are_saved() if in_place else contextlib.nullcontext(),
             ):
                 x = x.clone().requires_grad_()
                 with captured(model, list(motion_rep.taps)) as seen:
