@@ -234,7 +234,8 @@ def parts_table(runs: Mapping[str, Run]) -> str:
     heads += [f"both within {NEAR:g} px", "one", "none"]
     free, lines = runs["two/no guidance"], []
     titles = {"no guidance": "no guidance", "whole frame": "one motion, read off both together"}
-    titles |= {"each its own": "two motions, each masked to its region"}
+    titles |= {"each its own, tight": "two motions, each masked tightly"}
+    titles |= {"each its own": "two motions, each in its half"}
     chosen = [(title, runs[f"two/{name}"]) for name, title in titles.items() if f"two/{name}" in runs]
     for title, run in chosen:
         both, base = _common(*(each.scored(of_part(TWO_PATHS, np.mean)) for each in (run, free)))
@@ -369,11 +370,13 @@ other path. *From where it is without guidance* is its mean distance from where 
 noise: a mask that left the rest alone would leave it there."""
 _PARTS = """### Two motions in two regions
 
-Each of two motions is read off a clip in which one of the two things is alone, and masked to it as above; both lead one
-clip. *First* and *second* are the errors of what follows the one motion and the other, the things assigned as in the
-path error; *the nearer* and *the farther* those of the better followed thing of each clip and of the other. The motions
-are summed before `normalised` gives the push its size, so that one of a steeper energy may outweigh the other: *first*
-and *second* would then be alike, as either may be the steeper one, but not *the nearer* and *the farther*."""
+Each of two motions is read off a clip in which one of the two things is alone, and both lead one clip. *Tightly* masked
+as above, a motion knows nothing of the ground around its thing; *in its half* of the frame it counts up to where what
+the other thing passes is nearer. *First* and *second* are the errors of what follows the one motion and the other, the
+things assigned as in the path error; *the nearer* and *the farther* those of the better followed thing of each clip and
+of the other. The motions are summed before `normalised` gives the push its size, so that one of a steeper energy may
+outweigh the other: *first* and *second* would then be alike, as either may be the steeper one, but not *the nearer* and
+*the farther*."""
 _WINDOWS = """### Windows
 
 References of 64 frames in which a thing goes along a closed curve, read and guided in sliding windows of {frames}

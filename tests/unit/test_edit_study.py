@@ -143,7 +143,7 @@ def test_each_edit_is_made_to_the_motion(read):
 
 def test_two_motions_are_read_off_things_alone_and_masked_to_their_regions(read):
     (clip,) = clips("two", 1)
-    motion = motion_of(None, clip, replace(TWO, mask="each its own", margin=8.0))
+    motion = motion_of(None, clip, replace(TWO, mask="each its own", margin=8.0, cut=True))
     assert isinstance(motion, Motion)
     for i, part in enumerate(motion.representations):
         assert np.array_equal(read[i], clip.reference.alone(i).render())
@@ -268,7 +268,7 @@ def test_a_table_of_masks_knows_what_follows_from_what_stays(tmp_path):
 def test_a_table_of_parts_shows_a_motion_that_is_outweighed(tmp_path):
     put(tmp_path, "two/no guidance", beside(6.0))
     put(tmp_path, "two/each its own", beside(5.5, 1))
-    found = line_of(section(tmp_path, origins(), None), "two motions, each masked to its region")
+    found = line_of(section(tmp_path, origins(), None), "two motions, each in its half")
     assert found[0] == "2.75 ± 0.00" and found[1].startswith("0.458")
     assert found[2:6] == ["0.00 ± 0.00", "5.50 ± 0.00", "0.00 ± 0.00", "5.50 ± 0.00"]
     assert found[6:] == ["0", "3", "0"]
