@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import permutations
 
 import cv2
 import numpy as np
@@ -103,6 +104,37 @@ def locate(video: np.ndarray, scene: Scene) -> Found:
     return Found(np.array(paths, np.float32).reshape(-1, len(video), 2), found)
 
 
+def locate_any(video: np.ndarray, things: int) -> Found:
+    """The centres of the largest things of whatever colour, each followed from frame to frame.
+
+    Two things may come out in one colour, and then `locate` finds one of them alone.
+
+    Args:
+        video: uint8 [f, h, w, 3].
+        things: how many are looked for.
+    """
+    cover = _covers(video, _ground_of(video), list(COLOURS)).sum(axis=0)
+    centres = [_largest_centres(picture, things) for picture in cover]
+    start = max(range(len(video)), key=lambda frame: len(centres[frame]))
+    paths = np.full((things, len(video), 2), np.nan)
+    for order in (range(start, len(video)), range(start, -1, -1)):
+        last = np.full((things, 2), np.nan)
+        for frame in order:
+            for track, centre in zip(_tracks(last, centres[frame]), centres[frame], strict=True):
+                paths[track, frame] = last[track] = centre
+    seen = ~np.isnan(paths[..., 0])
+    h, w = video.shape[1:3]
+    filled = [_filled(*track, np.array([(w - 1) / 2, (h - 1) / 2])) for track in zip(paths, seen, strict=True)]
+    return Found(np.array(filled, np.float32), seen)
+
+
+def _tracks(last: np.ndarray, centres: np.ndarray) -> tuple[int, ...]:
+    """Which track each centre goes on with: the nearest, in sum; one that has begun, if there is such."""
+    far = np.nan_to_num(np.linalg.norm(centres[:, None] - last[None], axis=-1), nan=1e6)
+    choices = permutations(range(len(last)), len(centres))
+    return min(choices, key=lambda choice: sum(far[i, track] for i, track in enumerate(choice)))
+
+
 def caption_correct(video: np.ndarray, scene: Scene) -> CaptionScore:
     """Whether things have the colours and shapes of the caption, and the background its ground.
 
@@ -191,22 +223,32 @@ def _largest(cover: np.ndarray) -> _Blobs:
     """The largest connected thing of a coverage [f, h, w] in each frame, with the soft pixels at its edge."""
     kept = np.zeros_like(cover)
     for picture, out in zip(cover, kept, strict=True):
-        # A blur first: stray pixels vanish, and a noisy thing stays in one piece.
-        core = (cv2.GaussianBlur(picture, (0, 0), 0.8) > 0.4).astype(np.uint8)
-        count, labels = cv2.connectedComponents(core, connectivity=4)
-        if count < 2:
-            continue
-        masses = np.bincount(labels.ravel(), weights=picture.ravel())
-        masses[0] = 0
-        near = cv2.dilate(
-            (labels == masses.argmax()).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2
-        )
-        out[:] = picture * near
+        for thing in _largest_things(picture, 1):
+            out[:] = thing
     area = kept.sum(axis=(1, 2))
     area = np.where(area >= _LEAST_AREA, area, 0)
     y, x = np.indices(cover.shape[1:], dtype=np.float32)
     moments = np.stack([(kept * axis).sum(axis=(1, 2)) for axis in (x, y)], axis=-1)
     return _Blobs(kept, area, moments / np.maximum(area, _LEAST_AREA)[:, None])
+
+
+def _largest_things(picture: np.ndarray, count: int) -> list[np.ndarray]:
+    """The coverage [h, w] of each of the largest connected things, with the soft pixels at its edge."""
+    # A blur first: stray pixels vanish, and a noisy thing stays in one piece.
+    core = (cv2.GaussianBlur(picture, (0, 0), 0.8) > 0.4).astype(np.uint8)
+    number, labels = cv2.connectedComponents(core, connectivity=4)
+    masses = np.bincount(labels.ravel(), weights=picture.ravel(), minlength=number)
+    masses[0] = 0
+    largest = [label for label in np.argsort(-masses, kind="stable")[:count] if label and masses[label] > 0]
+    around = np.ones((3, 3), np.uint8)
+    return [picture * cv2.dilate((labels == label).astype(np.uint8), around, iterations=2) for label in largest]
+
+
+def _largest_centres(picture: np.ndarray, count: int) -> np.ndarray:
+    """[n, 2], the largest first, of those that are not too small."""
+    things = [thing for thing in _largest_things(picture, count) if thing.sum() >= _LEAST_AREA]
+    y, x = np.indices(picture.shape, dtype=np.float32)
+    return np.array([[(thing * axis).sum() / thing.sum() for axis in (x, y)] for thing in things]).reshape(-1, 2)
 
 
 def _filled(centre: np.ndarray, found: np.ndarray, middle: np.ndarray) -> np.ndarray:

@@ -39,10 +39,10 @@ class EditSetting(Setting):
         speed, reverse, repeat: see `editing.timing`.
         x, y, scale: see `editing.placed`.
         mask: ``first``: around the first thing; ``all but the first``; ``each its own``: two motions are read, each off
-            a clip of one of the things alone, and each is masked to its region, which ends where the other's is
-            nearer. Empty: none.
+            a clip of one of the things alone, and each is masked to its region. Empty: none.
         margin: by how much a mask is wider than what the thing covers, in pixels.
         moving: the mask follows the thing; otherwise it holds all that the thing passes, in every frame.
+        cut: it ends where the other thing, or what that passes, is nearer.
         overlap: of windows of 16 frames; 0: the model sees all frames at once.
     """
 
@@ -58,6 +58,7 @@ class EditSetting(Setting):
     mask: str = ""
     margin: float = 0.0
     moving: bool = False
+    cut: bool = False
     overlap: int = 0
 
     @property
@@ -200,8 +201,7 @@ def _read(model: EmbeddedModel, scene: Scene, clip: Clip, setting: EditSetting) 
 def _masked(
     motion: MotionRepresentation, scene: Scene, thing: int, setting: EditSetting
 ) -> MotionRepresentation:
-    each = setting.mask == "each its own"
-    mask = region(scene, thing, margin=setting.margin, moving=setting.moving, cut=each)
+    mask = region(scene, thing, margin=setting.margin, moving=setting.moving, cut=setting.cut)
     return masked(motion, mask, invert=setting.mask == "all but the first")
 
 
@@ -242,7 +242,8 @@ def cells() -> dict[str, EditSetting]:
         "two/whole frame": TWO,
         "two/first": replace(TWO, mask="first", **MASK),
         "two/all but the first": replace(TWO, mask="all but the first", **MASK),
-        "two/each its own": replace(TWO, mask="each its own", **MASK),
+        "two/each its own": replace(TWO, mask="each its own", margin=float(SIZE), cut=True),
+        "two/each its own, tight": replace(TWO, mask="each its own", **MASK),
         "one/no guidance, 32": _free(small),
         "one/64 to 32": small,
         "one/32 to 32": replace(small, read_size=32),

@@ -27,7 +27,7 @@ from edit_cells import (
     wanted,
 )
 from embedded.drawing import FRAMES, SIZE
-from fidelity_cells import PATH, SHAPE, Cell, Column, ratio, read_cells
+from fidelity_cells import COLOUR, PATH, SHAPE, Cell, Column, ratio, read_cells
 from motionclone_core.metrics import path_error
 from motionclone_core.representation import Window
 
@@ -115,12 +115,17 @@ def of_other(setting: EditSetting, thing: int) -> Value:
 
 
 def moved_other(setting: EditSetting, thing: int, free: Run) -> Value:
-    """How far what does not follow the guided thing is from where it is without guidance."""
+    """How far what does not follow the guided thing is from where it is without guidance.
+
+    As colours do not tell things apart, those of the two clips are paired so that they are least far from one another.
+    """
     before = {row["case"]: np.array(row["paths"]) for row in free.cell.rows}
 
     def distance(clip: Clip, found: Paths) -> float:
         other = 1 - which_follows(found, wanted(clip, setting)[thing])
-        return float(np.linalg.norm(found[other] - before[clip.index][other], axis=-1).mean())
+        distances = apart(found, before[clip.index])
+        paired = other if np.trace(distances) <= np.trace(distances[::-1]) else 1 - other
+        return float(distances[other, paired])
 
     return distance
 
@@ -231,17 +236,19 @@ TWO_PATHS = cells()["two/whole frame"]
 def parts_table(runs: Mapping[str, Run]) -> str:
     """Path errors of both things, together and apart."""
     heads = ["run", "path error, px", "ratio", "first, px", "second, px", "the nearer, px", "the farther, px"]
-    heads += [f"both within {NEAR:g} px", "one", "none"]
+    heads += [f"both within {NEAR:g} px", "one", "none", COLOUR.title]
     free, lines = runs["two/no guidance"], []
     titles = {"no guidance": "no guidance", "whole frame": "one motion, read off both together"}
-    titles |= {"each its own": "two motions, each masked to its region"}
+    titles |= {"each its own, tight": "two motions, each masked tightly"}
+    titles |= {"each its own": "two motions, each in its half"}
     chosen = [(title, runs[f"two/{name}"]) for name, title in titles.items() if f"two/{name}" in runs]
     for title, run in chosen:
         both, base = _common(*(each.scored(of_part(TWO_PATHS, np.mean)) for each in (run, free)))
         parts = [run.scored(of_part(TWO_PATHS, choose)) for choose in (_first, _second, np.min, np.max)]
         within = run.scored(of_part(TWO_PATHS, lambda errors: float((errors <= NEAR).sum()))).values(PATH.key)
         counts = [str(int((within == number).sum())) for number in (2, 1, 0)]
-        lines.append([title, both.entry(PATH), ratio(both, base, PATH).text, *(p.entry(PATH) for p in parts), *counts])
+        entries = [both.entry(PATH), ratio(both, base, PATH).text, *(part.entry(PATH) for part in parts)]
+        lines.append([title, *entries, *counts, run.cell.entry(COLOUR)])
     return _table(heads, lines)
 
 
@@ -362,18 +369,21 @@ to the path of the reference's first 16 frames without the edit: where a motion 
 *As read* shows rows of the sections above."""
 _MASKS = """### A mask
 
-References of two things, neither of which comes where the other has been. The mask goes with the first thing: in each
-frame a disc, {margin:g} pixels wider than the thing all around; *all but the first* is the same mask inverted. What
-shows up nearest to the guided thing's path counts as what follows it, in every run; the other is then looked for on the
-other path. *From where it is without guidance* is its mean distance from where it is in the unguided clip of the same
-noise: a mask that left the rest alone would leave it there."""
+References of two things, neither of which comes where the other has been. The model often draws both in the colour of
+one, and still moves them as asked; so things are followed here whatever their colour. The mask goes with the first
+thing: in each frame a disc, {margin:g} pixels wider than the thing all around; *all but the first* is the same mask
+inverted. What shows up nearest to the guided thing's path counts as what follows it, in every run; the other is then
+looked for on the other path. *From where it is without guidance* is its mean distance from where it is in the unguided
+clip of the same noise: a mask that left the rest alone would leave it there."""
 _PARTS = """### Two motions in two regions
 
-Each of two motions is read off a clip in which one of the two things is alone, and masked to it as above; both lead one
-clip. *First* and *second* are the errors of what follows the one motion and the other, the things assigned as in the
-path error; *the nearer* and *the farther* those of the better followed thing of each clip and of the other. The motions
-are summed before `normalised` gives the push its size, so that one of a steeper energy may outweigh the other: *first*
-and *second* would then be alike, as either may be the steeper one, but not *the nearer* and *the farther*."""
+Each of two motions is read off a clip in which one of the two things is alone, and both lead one clip. *Tightly* masked
+as above, a motion knows nothing of the ground around its thing; *in its half* of the frame it counts up to where what
+the other thing passes is nearer. *First* and *second* are the errors of what follows the one motion and the other, the
+things assigned as in the path error; *the nearer* and *the farther* those of the better followed thing of each clip and
+of the other. The motions are summed before `normalised` gives the push its size, so that one of a steeper energy may
+outweigh the other: *first* and *second* would then be alike, as either may be the steeper one, but not *the nearer* and
+*the farther*. *Colour* says how often a thing of each colour that is asked for is there at all."""
 _WINDOWS = """### Windows
 
 References of 64 frames in which a thing goes along a closed curve, read and guided in sliding windows of {frames}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from edit_cells import Clip, EditSetting, cells, clips, motion_of
 from embedded.measuring import Result, generate, initial_noise
 from embedded.model import MODEL_FILE, EmbeddedModel, load_model
-from embedded.scoring import caption_correct, locate
+from embedded.scoring import caption_correct, locate, locate_any
 from fidelity import STORE as FIDELITY_STORE
 from fidelity import facts_of, origin_of, write_page
 from fidelity_store import Record, cell_path, read_record, write_record
@@ -41,9 +41,14 @@ def sampled(model: EmbeddedModel, batch: Sequence[Clip], setting: EditSetting) -
 
 
 def row_of(clip: Clip, result: Result) -> dict[str, Any]:
-    """What is kept of a result: where its things are, in the order of the caption, and how far that is obeyed."""
-    asked = clip.target.timed([0] * len(result.video))
-    found, caption = locate(result.video, asked), caption_correct(result.video, asked)
+    """What is kept of a result: where its things are, and how far the caption is obeyed.
+
+    A single thing is looked for by its colour. Of two, both often come out in one of their colours; they are followed
+    whatever colour they have.
+    """
+    asked, number = clip.target.timed([0] * len(result.video)), len(clip.target.things)
+    found = locate(result.video, asked) if number == 1 else locate_any(result.video, number)
+    caption = caption_correct(result.video, asked)
     return {
         "case": clip.index,
         "seed": clip.seed,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from embedded.drawing import COLOURS, GROUNDS, MOTIONS, SHAPES, random_scene
-from embedded.scoring import NOTHING, caption_correct, locate
+from embedded.scoring import NOTHING, caption_correct, locate, locate_any
 from motionclone_core.metrics import path_error, velocity_cosine
 
 
@@ -146,6 +146,37 @@ def test_two_things_of_one_colour_are_not_two_colours():
     drawn = scene(6, objects=2)
     same = replace(drawn, things=(drawn.things[0], replace(drawn.things[1], colour=drawn.things[0].colour)))
     assert caption_correct(same.render(), drawn).colour_right == (True, False)
+
+
+@pytest.mark.parametrize("motion", ["straight", "curved", "turning"])
+def test_things_of_any_colour_are_followed_even_of_one(motion):
+    drawn = scene(11, motion=motion, objects=2)
+    alike = replace(drawn, things=tuple(replace(thing, colour="red") for thing in drawn.things))
+    for video in (drawn.render(), alike.render(), degraded(alike.render(), blur=0.7, grain=6)):
+        found = locate_any(video, 2)
+        assert found.found.all() and path_error(found.paths, drawn.paths) < 0.3
+
+
+def test_a_followed_thing_keeps_its_track_while_the_other_is_away():
+    drawn = scene(12, motion="straight", objects=2)
+    video, alone = drawn.render(), drawn.alone(1).render()
+    video[:3], video[8:11] = alone[:3], alone[8:11]
+    found = locate_any(video, 2)
+    away = [*range(3), *range(8, 11)]
+    (lost,) = (track for track in range(2) if not found.found[track].all())
+    assert np.flatnonzero(~found.found[lost]).tolist() == away
+    assert np.abs(found.paths[1 - lost] - drawn.paths[1]).max() < 0.3
+    assert found.paths[lost, 8:11] == pytest.approx(np.tile(found.paths[lost, 7], (3, 1)))
+    assert found.paths[lost, :3] == pytest.approx(np.tile(found.paths[lost, 3], (3, 1)))
+
+
+def test_of_many_things_the_largest_are_followed_and_of_none_none():
+    drawn = scene(13, motion="still", objects=2)
+    video = drawn.render()
+    video[:, 1:6, 1:6] = COLOURS[drawn.things[0].colour]
+    assert path_error(locate_any(video, 2).paths, drawn.paths) < 0.3
+    empty = locate_any(replace(drawn, things=()).render(), 2)
+    assert not empty.found.any() and (empty.paths == 31.5).all()
 
 
 def test_what_vanishes_stands_where_it_was_seen_last():
