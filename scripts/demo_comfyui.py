@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ SD15_SHAPES = {
     "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
     "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768],
 }
+_COUNTS_OF_FRAMES = {"frames", "batch_size", "context_length", "context_overlap", "batch_index_to_excl"}
 MOTION_SHAPES = {"down_blocks.3.motion_modules.1.temporal_transformer.proj_in.weight": [1280, 1280]}
 
 
@@ -53,6 +54,12 @@ class Cut:
     side: int
     steps: int
     guided_steps: int
+
+    def of(self, name: str, value: Any) -> Any:
+        """A node's value, cut down."""
+        if name in _COUNTS_OF_FRAMES:
+            return max(1, round(value * self.frames / 16))
+        return max(8, round(value * self.side / 512 / 8) * 8) if name in ("width", "height") else value
 
 
 def choose_models(found: ComfyUI) -> Models:
@@ -98,24 +105,31 @@ def has_accelerator(found: ComfyUI) -> bool:
     return done.returncode == 0
 
 
-def adapt(prompt: Prompt, models: Models, video: str, cut: Cut | None) -> Prompt:
-    """The workflow with these models and this video in it, cut down if asked."""
-    edits: list[tuple[str, Any]] = [
-        ("ckpt_name", models.checkpoint.name),
-        ("model_name", models.motion_module.name),
-        ("video", video),
-    ]
+def adapt(
+    prompt: Prompt, models: Models, video: str, cut: Cut | None, *, others: Mapping[str, str] | None = None
+) -> Prompt:
+    """The workflow with these models and this video in it, cut down if asked.
+
+    Args:
+        prompt: the workflow.
+        models: the checkpoint and the motion module.
+        video: the reference's name in ComfyUI's input folder.
+        cut: what 16 frames of 512 x 512 become; all else in proportion.
+        others: names of further files, by those that the workflow gives them.
+    """
+    edits: dict[str, Any] = {
+        "ckpt_name": models.checkpoint.name, "model_name": models.motion_module.name, "video": video,
+    }  # fmt: skip
     if cut:
-        edits += [("frames", cut.frames), ("batch_size", cut.frames)]
-        edits += [("width", cut.side), ("height", cut.side)]
-        edits += [("preset", "custom"), ("steps", cut.steps), ("guided_steps", cut.guided_steps)]
-        edits += [("warm_up", 1), ("cool_down", 1)]
+        edits |= {"preset": "custom", "steps": cut.steps, "guided_steps": cut.guided_steps}
+        edits |= {"warm_up": 1, "cool_down": 1}
     adapted: Prompt = json.loads(json.dumps(prompt))
     for node in adapted.values():
-        for name, value in edits:
+        for name, value in node["inputs"].items():
             # A list is a link: that number comes from another node, which is edited itself.
-            if name in node["inputs"] and not isinstance(node["inputs"][name], list):
-                node["inputs"][name] = value
+            if not isinstance(value, list):
+                value = edits.get(name, value if cut is None else cut.of(name, value))
+                node["inputs"][name] = (others or {}).get(value, value) if isinstance(value, str) else value
     return adapted
 
 

@@ -40,6 +40,19 @@ def draw_clip(
     return path
 
 
+def draw_inputs(folder: Path, *, size: tuple[int, int] = (256, 256)) -> list[Path]:
+    """What the example workflows load, under the names that they ask for: two clips, a picture, a sketch and a mask."""
+    clips = [draw_clip(folder / "reference.mp4", 24, size), draw_clip(folder / "camera.mp4", 24, size, seed=5)]
+    picture = _frame(_background(size, 3), 0.3)
+    lines = cv2.Canny(picture, 60, 160)
+    middle, axes = (size[0] // 3, size[1] // 2), (size[0] // 4, size[1] // 3)
+    mask = cv2.ellipse(np.zeros(size[::-1], np.uint8), middle, axes, 0, 0, 360, 255, -1)
+    drawn = {"picture.png": picture, "sketch.png": lines, "mask.png": mask}
+    for name, content in drawn.items():
+        cv2.imwrite(str(folder / name), content)
+    return [*clips, *(folder / name for name in drawn)]
+
+
 def _background(size: tuple[int, int], seed: int) -> np.ndarray:
     """Smooth coloured noise, (height, width, 3) uint8: only texture shows that a background stands still."""
     coarse = np.random.default_rng(seed).integers(60, 180, (9, 9, 3), dtype=np.uint8)

@@ -209,7 +209,7 @@ def begin(sheet: Sheet, *files: str, adapter: bool = False, **loader: Any) -> Pa
     packs = ["AnimateDiff-Evolved", *(["Advanced-ControlNet"] if files else [])]
     others = "\n".join(f"- [{pack}](https://github.com/Kosinkadink/ComfyUI-{pack})" for pack in packs)
     text = f"{sheet.text}\n\n## Models\n\n| file | folder |\n| --- | --- |\n{rows}\n\n## Custom nodes\n\n"
-    sheet.note("Start here", f"{text}- ComfyUI-MotionClone: the blue ones\n{others}\n", 900)
+    sheet.note("Start here", f"{text}- ComfyUI-MotionClone: the blue ones\n{others}\n", 640)
     sheet.column("1 Models", MODELS)
     checkpoint = sheet.add("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
     model = checkpoint[0]
@@ -235,7 +235,7 @@ def begin(sheet: Sheet, *files: str, adapter: bool = False, **loader: Any) -> Pa
 def reference(sheet: Sheet, title: str = "", *, video: str = "reference.mp4", frames: int = FRAMES) -> Placed:
     """The clip that is followed."""
     settings = {"start": 0.0, "length": frames / 8, "frames": frames, "width": SIDE, "height": SIDE}
-    return sheet.add("MotionCloneLoadReferenceVideo", title, tint=BLUE, video=video, tall=650, **settings)
+    return sheet.add("MotionCloneLoadReferenceVideo", title, tint=BLUE, video=video, tall=560, **settings)
 
 
 def extracted(sheet: Sheet, parts: Parts, clip: Placed, *, conditioning: Socket | None = None) -> Placed:
@@ -267,7 +267,7 @@ def finish(
     sheet.column(f"{number + 1} Result", RESULT)
     video = sheet.add("VAEDecode", samples=sampled[0], vae=parts.vae)
     settings = {"filename_prefix": f"MotionClone/{sheet.name}", "lossless": False, "quality": 85, "method": "default"}
-    sheet.add("SaveAnimatedWEBP", "Save animation", images=video, fps=clip[1], tall=690, **settings)
+    sheet.add("SaveAnimatedWEBP", "Save animation", images=video, fps=clip[1], tall=620, **settings)
 
 
 # --- the workflows -------------------------------------------------------------------------------------------

@@ -166,6 +166,19 @@ def model_file(name: str) -> Path:
     return folder / f"random_{name}_format{FORMAT}.safetensors"
 
 
+def published_names(files: ModelFiles) -> dict[str, dict[str, Path]]:
+    """ComfyUI's folders, and in each the files that stand for published ones, by the names of those."""
+    return {
+        "checkpoints": {"realisticVisionV51_v51VAE.safetensors": files.checkpoint},
+        "animatediff_models": {"v3_sd15_mm.ckpt": files.motion_module},
+        "controlnet": {
+            "v3_sd15_sparsectrl_rgb.ckpt": files.sparse_control,
+            "v3_sd15_sparsectrl_scribble.ckpt": files.scribble_control,
+            "control_v11p_sd15_canny_fp16.safetensors": files.controlnet,
+        },
+    }
+
+
 def ensure_models(found: ComfyUI) -> ModelFiles:
     """The files, made with the interpreter of ``found`` if they are not in the cache.
 
