@@ -368,7 +368,7 @@ def controlnet(sheet: Sheet) -> None:
     latent = latent_like(sheet, clip)
     edges = sheet.add("Canny", "Edges of every frame", image=clip[0], low_threshold=0.2, high_threshold=0.5)
     sheet.column("4 Control", CLONE)
-    load = sheet.add("ControlNetLoaderAdvanced", control_net_name=CANNY)
+    load = sheet.add("ControlNetLoader", control_net_name=CANNY)
     frames = sheet.add(
         "LatentKeyframeTiming", batch_index_from=0, batch_index_to_excl=FRAMES, strength_from=1.0, strength_to=0.3,
         interpolation="linear",
