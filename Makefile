@@ -15,8 +15,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-ways test-models demo demo-comfy fidelity edits sizes bench lint \
-	clean
+.PHONY: help test test-unit test-comfy run-comfy test-ways test-models demo demo-comfy examples fidelity edits sizes bench \
+	lint clean
 
 help:
 	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-models motion models and nodes of AnimateDiff-Evolved's, each with random weights of its own (7.7 GB, made once)"
 	@echo "make demo        clones drawn motions with the embedded model (VIDEO=clip.mp4 for your own reference)"
 	@echo "make demo-comfy  the example workflow through a real ComfyUI (VIDEO=clip.mp4 likewise)"
+	@echo "make examples    writes the example workflows and takes their pictures in ComfyUI's editor (needs Chromium)"
 	@echo "make fidelity    measures how well motions are followed and writes docs/FIDELITY.md (hours; can be resumed)"
 	@echo "make edits       measures what edits of motions do and writes their part of docs/FIDELITY.md (hours; can be resumed)"
 	@echo "make sizes       measures guidance at other sizes and lengths and writes docs/SIZES.md (an hour; can be resumed)"
@@ -79,6 +80,10 @@ demo: $(STAMP)
 
 demo-comfy: $(STAMP)
 	$(PY) scripts/demo_comfyui.py $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
+
+examples: $(STAMP)
+	$(PY) scripts/example_workflows.py
+	$(PY) scripts/photograph.py $(ARGS)
 
 fidelity: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/fidelity.py $(ARGS)

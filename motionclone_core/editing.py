@@ -107,7 +107,10 @@ def placed(representation: MotionRepresentation, *, x: float, y: float, scale: f
     if frame.inside == 0:
         raise ValueError(f"moved by {x:g}, {y:g} and scaled by {scale:g} the motion is outside the frame: move it less")
     mask = None if representation.mask is None else _moved(representation.mask, moved)
-    return replace(representation, frame=frame, mask=mask)
+    result = replace(representation, frame=frame, mask=mask)
+    if not result.coverage > 0:
+        raise ValueError(f"moved by {x:g}, {y:g} and scaled by {scale:g} the motion's mask is empty: move it less")
+    return result
 
 
 def _moved(mask: Tensor, frame: Frame) -> Tensor:
@@ -115,9 +118,8 @@ def _moved(mask: Tensor, frame: Frame) -> Tensor:
     height, width = mask.shape[1:]
     y = ((torch.arange(height) + 0.5) / height - frame.top) / frame.height
     x = ((torch.arange(width) + 0.5) / width - frame.left) / frame.width
-    inside = ((y >= 0) & (y < 1))[:, None] & ((x >= 0) & (x < 1))
     rows, columns = (y * height).long().clamp(0, height - 1), (x * width).long().clamp(0, width - 1)
-    return mask[:, rows][:, :, columns] * inside
+    return mask[:, rows][:, :, columns] * frame.holds(height, width)
 
 
 def masked(
@@ -147,9 +149,13 @@ def masked(
     mask = _softened(1.0 - mask if invert else mask, feather)
     if representation.mask is not None:
         mask = _fitted(representation.mask.float(), mask.shape[1:]) * mask
-    if not float(mask.max()) > 0:
-        raise ValueError("the mask leaves nothing of the motion: it is empty" + (" when inverted" if invert else ""))
-    return replace(representation, mask=mask.to(torch.float16))
+    result = replace(representation, mask=mask.to(torch.float16))
+    if not result.coverage > 0:
+        what = "is empty when inverted" if invert else "is empty"
+        if float(mask.max()) > 0:
+            what = "lies where Place Motion has left the frame free"
+        raise ValueError(f"the mask leaves nothing of the motion: it {what}")
+    return result
 
 
 def _softened(mask: Tensor, feather: float) -> Tensor:

@@ -75,6 +75,12 @@ class Frame:
         width = min(self.left + self.width, 1.0) - max(self.left, 0.0)
         return max(height, 0.0) * max(width, 0.0)
 
+    def holds(self, height: int, width: int) -> Tensor:
+        """Which pixels of the guided frame it covers, by their centres: ``[height, width]``, booleans."""
+        y, x = ((torch.arange(count) + 0.5) / count for count in (height, width))
+        rows = (y >= self.top) & (y < self.top + self.height)
+        return rows[:, None] & ((x >= self.left) & (x < self.left + self.width))
+
     def __post_init__(self) -> None:
         if not (self.height > 0 and self.width > 0):
             raise ValueError(f"a frame of {self.width:g} x {self.height:g} is empty: both must be above 0")

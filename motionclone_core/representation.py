@@ -18,6 +18,7 @@ from torch import Tensor
 from .grids import Cells, Frame, RepresentationMismatchError, Size, halvings
 from .taps import block_of
 
+_FINE = 64  # cells along each side, at least, where a mask meets a frame
 Window = tuple[int, ...]  # the frames that a model sees at once
 
 
@@ -215,8 +216,13 @@ class MotionRepresentation:
 
     @property
     def coverage(self) -> float:
-        """How much of the clip it guides: the mean square of its mask, 1 if nothing is left out."""
-        return self.frame.inside if self.mask is None else float(self.mask.float().square().mean())
+        """How much of the clip it guides: the mean square of its mask inside its frame, 1 if nothing is left out."""
+        if self.mask is None:
+            return self.frame.inside
+        mask, size = self.mask.float(), [max(side, _FINE) for side in self.mask.shape[1:]]
+        if self.frame != Frame():
+            mask = torch.nn.functional.interpolate(mask[:, None], size)[:, 0] * self.frame.holds(*size)
+        return float(mask.square().mean())
 
     def require_frames(self, frames: int) -> None:
         """Check that a video to be guided has as many frames.

@@ -134,6 +134,17 @@ def test_what_is_guided_is_told():
     assert masked(motion(), quarter).coverage == 0.25
     assert masked(motion(), torch.full((8, 8), 0.5)).coverage == 0.25  # the mean square
     assert placed(motion(), x=0.5, y=0.0, scale=1.0).coverage == 0.5
+    # In the right half, of which a mask leaves the upper half.
+    assert masked(placed(motion(), x=0.5, y=0.0, scale=1.0), torch.tensor([[1.0], [0.0]])).coverage == 0.25
+
+
+def test_a_mask_and_a_place_that_share_nothing_are_refused():
+    left = torch.zeros(8, 8)
+    left[:, :4] = 1.0
+    with pytest.raises(ValueError, match="lies where Place Motion has left the frame free"):
+        masked(placed(motion(), x=0.5, y=0.0, scale=1.0), left)
+    with pytest.raises(ValueError, match="the motion's mask is empty: move it less"):
+        placed(masked(motion(), left), x=-0.6, y=0.0, scale=1.0)
 
 
 @pytest.mark.parametrize(
