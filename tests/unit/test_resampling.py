@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from motionclone_core.editing import retimed
+from motionclone_core.energy import sparse_energy
 from motionclone_core.grids import Crop, Frame, RepresentationMismatchError
 from motionclone_core.representation import MotionRepresentation, TapRepresentation
 from motionclone_core.resampling import held_against
@@ -161,3 +162,13 @@ def test_edits_of_time_and_place_add_up():
     mask = torch.arange(6).reshape(6, 1, 1) / 8
     followed = retimed(replace(slow, mask=mask), [5, 3, 1]).mask
     assert followed.flatten().tolist() == [5 / 8, 3 / 8, 1 / 8]
+
+
+def test_a_motion_that_keeps_more_entries_than_there_are_frames_left_still_fits():
+    """Even attention over four frames, all of it kept, is even attention over two."""
+    everywhere = torch.arange(4, dtype=torch.uint8).expand(1, 1, 4, 4).clone()
+    tap = TapRepresentation(torch.full((1, 1, 4, 4), 0.25).half(), everywhere, (1, 1))
+    short = retimed(MotionRepresentation.whole({TAPS[0]: tap}, (1, 1)), [0, 2])
+    found = seen(short, range(2))[TAPS[0]]
+    assert found.values.shape == (1, 1, 2, 4) and int(found.indices.max()) == 1
+    assert float(sparse_energy(torch.full((1, 1, 2, 2), 0.5), found.values, found.indices)) == 0.0
