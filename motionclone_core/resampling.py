@@ -4,7 +4,7 @@
 - In time, each frame takes the stored row of the frame that it follows. An entry that points at a frame points at the
   frame of the call that follows that one: of several the one as far off as it was; if none does, at one that follows
   the frame nearest to it. As a row is spread over another number of frames, its values grow or shrink in proportion,
-  up to 1.
+  up to 1. Of more entries than the call has frames the strongest count.
 - A mask counts by its mean over each cell.
 
 Shapes used here:
@@ -121,8 +121,10 @@ def _retimed_tap(stored: Mapping[Window, TapRepresentation], rows: Sequence[_Row
     values, indices = [], []
     for row in rows:
         tap = stored[row.window]
-        indices.append(row.stand_ins[tap.indices[:, :, row.place].long()])
-        values.append((tap.values[:, :, row.place].float() * row.scale).clamp(max=1.0))
+        # They are kept in order, the strongest first.
+        strongest = (slice(None), slice(None), row.place, slice(len(rows)))
+        indices.append(row.stand_ins[tap.indices[strongest].long()])
+        values.append((tap.values[strongest].float() * row.scale).clamp(max=1.0))
     return TapRepresentation.compact(torch.stack(values, dim=2), torch.stack(indices, dim=2), tap.grid)
 
 
