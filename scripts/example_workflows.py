@@ -9,23 +9,18 @@ node classes come from a running ComfyUI, so that widgets and sockets are those 
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from comfy_server import ComfyServer
 from find_comfyui import PACK, ComfyUINotFound, find_comfyui
-from workflow import SEEDS, UPLOADS, WIDGET_TYPES, ObjectInfo, to_prompt
+from sheet import GREY, Placed, Sheet, Socket, unwrapped
+from workflow import to_prompt
 
 FOLDER = PACK / "example_workflows"
-WIDTH, GAP, MARGIN, TITLE = 350, 60, 20, 80  # pixels: of a node, between nodes, inside a group, above its first node
-ROW, WIDGET, TEXT = 22, 28, 110  # heights of a socket, of a widget, of a text field
-BLUE, GREEN, RED, GREY = ("#223", "#335"), ("#232", "#353"), ("#322", "#533"), ("#2a363b", "#1e262a")
+BLUE, GREEN, RED = ("#223", "#335"), ("#232", "#353"), ("#322", "#533")
 MODELS, REFERENCE, CLONE, RESULT = "#3f789e", "#3f789e", "#b58b2a", "#88A888"
 
 GUOYWW = "https://huggingface.co/guoyww/animatediff/resolve/main/"
@@ -42,149 +37,6 @@ CHECKPOINT, MODULE, ADAPTER, RGB, SCRIBBLE, CANNY = FILES
 PROMPT = "A wooden sailing boat on a calm sea at sunset, warm light, highly detailed, cinematic"
 NEGATIVE = "ugly, deformed, noisy, blurry, distorted, low quality, text, watermark"
 FRAMES, SIDE = 16, 512
-
-
-@dataclass(frozen=True)
-class Socket:
-    """An output of a node."""
-
-    node: int
-    slot: int
-
-
-@dataclass
-class Placed:
-    """A node on the sheet; ``placed[i]`` is its i-th output."""
-
-    number: int
-    document: dict[str, Any]
-
-    def __getitem__(self, slot: int) -> Socket:
-        return Socket(self.number, slot)
-
-
-@dataclass
-class Sheet:
-    """A workflow while it is laid out: groups stand in columns, nodes in groups, from left to right, from the top."""
-
-    name: str
-    text: str
-    known: ObjectInfo
-    nodes: list[dict[str, Any]] = field(default_factory=list)
-    links: list[list[Any]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    x: float = 0.0
-    y: float = 0.0
-
-    def column(self, title: str, colour: str) -> None:
-        """Begin a group to the right of all others."""
-        self.x = max((node["pos"][0] + node["size"][0] for node in self.nodes), default=-2 * GAP) + 2 * GAP
-        self.y = 0.0
-        self._group(title, colour)
-
-    def below(self, title: str, colour: str) -> None:
-        """Begin a group under the last one."""
-        self.y += TITLE + 10
-        self._group(title, colour)
-
-    def _group(self, title: str, colour: str) -> None:
-        bounding = [self.x - MARGIN, self.y - TITLE, WIDTH + 2 * MARGIN, TITLE]
-        kept = {"id": len(self.groups) + 1, "title": title, "bounding": bounding, "color": colour}
-        self.groups.append({**kept, "font_size": 24, "flags": {}})
-
-    def note(self, title: str, text: str, height: float) -> None:
-        """A page of Markdown."""
-        self._place("MarkdownNote", title, GREY, height, {"inputs": [], "outputs": [], "widgets_values": [text]})
-
-    def add(
-        self, kind: str, title: str = "", *, tint: tuple[str, str] | None = None, tall: float = 0.0, **inputs: Any
-    ) -> Placed:
-        """A node with its inputs by name: values for widgets, `Socket` or `Placed` (its first output) for wires."""
-        described = self.known[kind]
-        optional = described["input"].get("optional", {})
-        specs = {**described["input"].get("required", {}), **optional}
-        if unknown := set(inputs) - set(specs):
-            raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}")
-        number = len(self.nodes) + 1
-        sockets, values, uploads, needed = [], [], 0, 0.0
-        for key in [*_ordered(described, "required"), *_ordered(described, "optional")]:
-            given = inputs.get(key)
-            wired = given[0] if isinstance(given, Placed) else given
-            kind_of, options = _type(specs[key])
-            is_widget = kind_of in WIDGET_TYPES and not options.get("forceInput")
-            if isinstance(wired, Socket) or not is_widget:
-                entry: dict[str, Any] = {"name": key, "type": kind_of, "link": None}
-                entry |= {"widget": {"name": key}} if is_widget else {"shape": 7} if key in optional else {}
-                if isinstance(wired, Socket):
-                    entry["link"] = self._link(wired, number, len(sockets), kind_of)
-                sockets.append(entry)
-                needed += ROW
-            if is_widget:
-                values.append(options.get("default") if isinstance(wired, Socket) or wired is None else wired)
-                if options.get("control_after_generate", kind_of == "INT" and key in SEEDS):
-                    values.append("fixed")
-                    needed += WIDGET
-                uploads += any(options.get(upload) for upload in UPLOADS)
-                needed += TEXT if options.get("multiline") else WIDGET
-        outputs = [
-            {"name": shown, "type": carried, "links": []}
-            for shown, carried in zip(described["output_name"], described["output"], strict=True)
-        ]
-        properties = {"Node name for S&R": kind}
-        models = [value for value in values if value in FILES]
-        if models:
-            properties |= {"models": [{"name": n, "url": FILES[n][1], "directory": FILES[n][0]} for n in models]}
-        document = {"inputs": sockets, "outputs": outputs, "properties": properties}
-        document["widgets_values"] = values + ["image"] * uploads
-        needed = max(needed, ROW * len(outputs)) + 20 + (TEXT if uploads else 0)
-        return self._place(kind, title, tint, tall or needed, document)
-
-    def _link(self, origin: Socket, target: int, slot: int, kind: str) -> int:
-        number = len(self.links) + 1
-        self.links.append([number, origin.node, origin.slot, target, slot, kind])
-        self.nodes[origin.node - 1]["outputs"][origin.slot]["links"].append(number)
-        return number
-
-    def _place(
-        self, kind: str, title: str, tint: tuple[str, str] | None, height: float, parts: Mapping[str, Any]
-    ) -> Placed:
-        number = len(self.nodes) + 1
-        document = {"id": number, "type": kind, "pos": [self.x, self.y], "size": [WIDTH, round(height)]}
-        document |= {"flags": {}, "order": number - 1, "mode": 0, "properties": {}, **parts}
-        document |= {"title": title} if title else {}
-        document |= dict(zip(("color", "bgcolor"), tint, strict=True)) if tint else {}
-        self.nodes.append(document)
-        self.y += round(height) + GAP
-        bounding = self.groups[-1]["bounding"]
-        bounding[3] = self.y - GAP + MARGIN - bounding[1]
-        return Placed(number, document)
-
-    def document(self) -> dict[str, Any]:
-        """What the editor would save."""
-        identity = uuid.uuid5(uuid.NAMESPACE_URL, f"motionclone/{self.name}")
-        counts = {"last_node_id": len(self.nodes), "last_link_id": len(self.links)}
-        parts = {"nodes": self.nodes, "links": self.links, "groups": self.groups, "config": {}}
-        view = {"ds": {"scale": 0.55, "offset": [130, 180]}}
-        return {"id": str(identity), "revision": 0, **counts, **parts, "extra": view, "version": 0.4}
-
-
-def unwrapped(text: str) -> str:
-    """Markdown with one line for each paragraph and item."""
-    return re.sub(r"(?<=\S)\n(?![\n\d#-])", " ", inspect.cleandoc(text))
-
-
-def _ordered(described: Mapping[str, Any], group: str) -> list[str]:
-    inputs = described["input"].get(group, {})
-    return [key for key in described.get("input_order", {}).get(group, inputs) if key in inputs]
-
-
-def _type(spec: list[Any]) -> tuple[str, Mapping[str, Any]]:
-    options = (spec[1:] or [{}])[0]
-    if isinstance(spec[0], list):
-        return "COMBO", {"default": spec[0][0] if spec[0] else "", **options}
-    if spec[0] == "COMBO" and options.get("options"):
-        options = {"default": options["options"][0], **options}
-    return spec[0], options
 
 
 # --- what workflows share ------------------------------------------------------------------------------------
@@ -491,7 +343,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     for described in WORKFLOWS:
-        sheet = Sheet(described.__name__, unwrapped(described.__doc__ or ""), known)
+        sheet = Sheet(described.__name__, unwrapped(described.__doc__ or ""), known, FILES)
         described(sheet)
         document = sheet.document()
         for folder, form in ((FOLDER, document), (FOLDER / "api", to_prompt(document, known))):
