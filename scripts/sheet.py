@@ -1,4 +1,4 @@
-"""Sheets of ComfyUI's graph editor: workflows laid out in columns of groups, with the widgets of the installed packs."""
+"""Sheets of ComfyUI's graph editor: workflows in columns of groups, with the widgets of the packs that are installed."""
 
 from __future__ import annotations
 

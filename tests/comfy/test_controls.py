@@ -12,6 +12,7 @@ from comfy_server import Node
 from scenes import SCALE, Scene, Studio, only, sigma_of
 
 KINDS = ["picture and sketches", "two depths"]
+MORE = [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.more)]
 
 
 def conditioned(scene: Scene, kind: str, conditioning: Any, **changes: Any) -> Node:
@@ -26,7 +27,7 @@ def conditioned(scene: Scene, kind: str, conditioning: Any, **changes: Any) -> N
     return scene.controlled(first, load, scene.pictures(scene.frames, seed=5), strength=0.5, end_percent=0.9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MORE)
 def test_a_reference_is_read_beside_its_own_frames(studio: Studio, kind: str) -> None:
     scene = studio.scene()
     controlled = conditioned(scene, kind, scene.negative)
@@ -55,7 +56,7 @@ def test_residuals_have_no_gradient(studio: Studio, kind: str) -> None:
     assert relative_error((after - before) * SCALE, -SIGMA_NEXT * 2000.0 * SIGMA * gradient) < 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MORE)
 def test_controls_do_in_guided_steps_what_they_do_without(studio: Studio, kind: str) -> None:
     """Guided too weakly to matter, early or late, a run is what it is unguided: conditions come apart and together."""
     scene = studio.scene()

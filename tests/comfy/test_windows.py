@@ -82,6 +82,7 @@ def test_views_are_read_and_guided_one_by_one_within_a_call(studio: Studio) -> N
     assert relative_error((after - before) * SCALE, wanted) < 1e-3
 
 
+@pytest.mark.more
 def test_views_in_windows_that_move_are_read_wherever_they_come_to_stand(studio: Studio) -> None:
     scene = studio.scene(frames=8)
     views = scene.views(4, 2, kind="LoopedUniform", view_stride=1, closed_loop=False)

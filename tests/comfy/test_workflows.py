@@ -147,8 +147,12 @@ def inputs(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Non
 MADE = {"long_video": (16, (64, 64), 23 / 8 / 15), "other_shape": (6, (56, 96), 15 / 8 / 3)}
 
 
+EVERYDAY = {"clone_motion", "image_to_video", "mixed_motions"}
+EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.more) for name in NAMES]
+
+
 @pytest.mark.usefixtures("inputs")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_workflow_makes_an_animation(name: str, server: ComfyServer, models: ModelFiles) -> None:
     stand_ins = Models(models.checkpoint, models.motion_module, random=True)
     names = {n: file.name for folder in published_names(models).values() for n, file in folder.items()}
