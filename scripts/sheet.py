@@ -1,4 +1,4 @@
-"""Sheets of ComfyUI's graph editor: workflows in columns of groups, with the widgets of the packs that are installed."""
+"""Sheets of ComfyUI's graph editor: workflows in columns of groups, with the widgets of the installed packs."""
 
 from __future__ import annotations
 
