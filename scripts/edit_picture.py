@@ -16,7 +16,7 @@ from edit_cells import TWO, Clip, EditSetting, cells, clips, region, wanted
 from edit_study import sampled
 from embedded.drawing import SIZE
 from embedded.model import load_model
-from embedded.scoring import locate
+from embedded.scoring import locate_any
 from motionclone_core.visualisation import (
     Panel,
     contact_sheet,
@@ -42,11 +42,11 @@ def panels(clip: Clip, videos: Sequence[NDArray[np.uint8]]) -> list[Panel]:
     scene = clip.reference
     out = [Panel("reference", _drawn(scene.render(), scene.paths), "a drawn clip")]
     for (label, (setting, note)), video in zip(EDITS.items(), videos, strict=True):
-        asked = wanted(clip, setting)
+        asked, found = wanted(clip, setting), locate_any(video, len(scene.things)).paths
         if setting.mask == "first":
             asked = asked[:1]
             video = _framed(video, region(scene, 0, margin=setting.margin, moving=setting.moving).numpy())
-        out.append(Panel(label, _drawn(video, locate(video, clip.target).paths, asked), note))
+        out.append(Panel(label, _drawn(video, found, asked), note))
     return out
 
 
@@ -66,7 +66,7 @@ NOTE = "blue: where a thing is; white, dashed: where the edited motion has it; d
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, nargs="+", default=[0], help="numbers of references of the study of edits")
+    parser.add_argument("--clips", type=int, nargs="+", default=[3], help="numbers of references of the study of edits")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args(arguments)
     model, rows = load_model(), []

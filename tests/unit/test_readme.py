@@ -68,6 +68,20 @@ def test_what_is_said_of_fidelity_was_measured():
     assert max(samplers["dpmpp_2m"], samplers["ddpm"]) < 1.1 * fast
 
 
+def test_what_is_said_of_edits_was_measured():
+    page = (ROOT / "docs" / "FIDELITY.md").read_text(encoding="utf-8")
+    lines = [[entry.strip() for entry in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    masked, free = (next(line for line in lines if line[:2] == ["first", run]) for run in ("masked", "no guidance"))
+    halves = next(line for line in lines if line[0] == "two motions, each in its half")
+    left_in, unguided, left_out, out_unguided, first, second = (
+        f"{mean_of(entry):.1f}" for entry in (masked[2], free[2], masked[4], free[4], halves[3], halves[4])
+    )
+    words = " ".join(TEXT.split())
+    assert f"follows to {left_in} pixels of 64 ({unguided} without guidance)" in words
+    assert f"stays {left_out} from its reference's path ({out_unguided} without guidance)" in words
+    assert f"are both followed, to {first} and {second}." in words
+
+
 def test_what_is_said_of_sizes_was_measured():
     page = (ROOT / "docs" / "SIZES.md").read_text(encoding="utf-8")
     sizes, frames = (table_after(page, f"## {heading}") for heading in ("Size in pixels", "Number of frames"))
