@@ -83,7 +83,10 @@ def retimed(representation: MotionRepresentation, follows: Sequence[int]) -> Mot
     mask = representation.mask
     if mask is not None and len(mask) > 1:
         mask = mask[list(follows)]
-    return replace(representation, timing=tuple(own[frame] for frame in follows), mask=mask)
+    result = replace(representation, timing=tuple(own[frame] for frame in follows), mask=mask)
+    if not result.coverage > 0:
+        raise ValueError("the frames that are followed are all masked out: nothing of the motion would be left")
+    return result
 
 
 def placed(representation: MotionRepresentation, *, x: float, y: float, scale: float) -> MotionRepresentation:
@@ -148,11 +151,12 @@ def masked(
     mask = mask.detach().to("cpu", torch.float32).clamp(0.0, 1.0)
     mask = _softened(1.0 - mask if invert else mask, feather)
     if representation.mask is not None:
-        mask = _fitted(representation.mask.float(), mask.shape[1:]) * mask
+        size = [max(sides) for sides in zip(mask.shape[1:], representation.mask.shape[1:], strict=True)]
+        mask = _fitted(representation.mask.float(), size) * _fitted(mask, size)
     result = replace(representation, mask=mask.to(torch.float16))
     if not result.coverage > 0:
         what = "is empty when inverted" if invert else "is empty"
-        if float(mask.max()) > 0:
+        if bool(result.mask.any()):
             what = "lies where Place Motion has left the frame free"
         raise ValueError(f"the mask leaves nothing of the motion: it {what}")
     return result

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -25,7 +26,7 @@ from .hosts.base import Gradient, ModelIdentity, VideoSize, View
 from .mixing import Motion
 from .representation import MotionRepresentation, TapRepresentation, Window
 from .resampling import held_against
-from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, UpdateRule
+from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, StrengthCurve, UpdateRule
 from .taps import execution_order
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ class MotionGuidance:
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight) or self.weight < 0:
             raise ValueError(f"weight is {self.weight}: it must be a number of at least 0 (0 is off)")
+        if isinstance(self.window, StrengthCurve) and self.window.empty:
+            raise ValueError("the strength curve is 0 everywhere: nothing would be guided; raise a keyframe's strength")
         if self.update_rule not in UPDATE_RULES:
             raise ValueError(
                 f"update rule {self.update_rule!r} is unknown: choose one of {', '.join(UPDATE_RULES)}"
@@ -179,9 +182,10 @@ class MotionGuidance:
 
     def require(self, model: ModelIdentity, video: VideoSize) -> None:
         """Check that the motions fit the model and the video; see `hosts.base.Guide`."""
-        for representation in self._motion.representations:
-            _require_model(representation, model)
-            representation.require_frames(video.frames)
+        for number, representation in enumerate(self._motion.representations, start=1):
+            with _numbered(number, self._motion):
+                _require_model(representation, model)
+                representation.require_frames(video.frames)
             made, size = representation.latent_size, (video.height, video.width)
             if made != size:
                 log.info(
@@ -212,9 +216,17 @@ class MotionGuidance:
             RepresentationMismatchError: a motion was not read in the call's window.
         """
         strengths = self._motion.strengths(view.step, view.total_steps)
-        shares = zip(self._motion.representations, strengths, strict=True)
-        parts = [(representation, strength / max(strengths)) for representation, strength in shares if strength > 0]
-        return [_joined([_targets_of(*part, view, window) for part in parts]) for window in view.windows]
+        shares = [strength / max(strengths) for strength in strengths]
+        return [_joined(self._each(shares, view, window)) for window in view.windows]
+
+    def _each(self, shares: Sequence[float], view: View, window: Window) -> list[Targets]:
+        """Of each motion that has a share."""
+        targets = []
+        for place, share in enumerate(shares):
+            if share > 0:
+                with _numbered(place + 1, self._motion):
+                    targets.append(_targets_of(self._motion.representations[place], share, view, window))
+        return targets
 
     def correct(
         self,
@@ -254,6 +266,17 @@ class Target:
 
 
 Targets = Mapping[str, Sequence[Sequence[Target]]]  # in one window, by tap name and batch entry
+
+
+@contextmanager
+def _numbered(number: int, motion: Motion) -> Iterator[None]:
+    """Says of several motions which one does not fit."""
+    try:
+        yield
+    except RepresentationMismatchError as error:
+        if len(motion.parts) == 1:
+            raise
+        raise RepresentationMismatchError(f"motion {number} of {len(motion.parts)}: {error}") from error
 
 
 def _targets_of(representation: MotionRepresentation, share: float, view: View, window: Window) -> Targets:

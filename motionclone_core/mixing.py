@@ -59,6 +59,7 @@ class Motion:
 
     Raises:
         RepresentationMismatchError: there are none, or they cannot lead one video; the message says which, and why.
+        ValueError: the strength of every one is 0.
     """
 
     parts: tuple[MotionPart, ...]
@@ -66,6 +67,8 @@ class Motion:
     def __post_init__(self) -> None:
         if not self.parts:
             raise RepresentationMismatchError("a motion of no parts: at least 1 is needed")
+        if not any(part.strength for part in self.parts):
+            raise ValueError("the strength of every motion is 0: nothing would be followed; raise one of them")
         first = self.parts[0].representation
         for number, part in enumerate(self.parts[1:], start=2):
             _require_alike(first, part.representation, number)
@@ -112,6 +115,12 @@ def _require_alike(first: MotionRepresentation, other: MotionRepresentation, num
         raise RepresentationMismatchError(
             f"motion 1 has {first.frames} frames and motion {number} has {other.frames}: put Retime Motion before one "
             f"of them"
+        )
+    read = (set(first.windows), set(other.windows))
+    if first.timing is None and other.timing is None and not (read[0] <= read[1] or read[1] <= read[0]):
+        raise RepresentationMismatchError(
+            f"motion 1 and motion {number} were read in other windows ({len(read[0])} and {len(read[1])} of them): "
+            f"extract both with one MODEL and its Context Options, or put Retime Motion before one of them"
         )
     made = (first.provenance.architecture, other.provenance.architecture)
     if all(made) and made[0] != made[1]:

@@ -22,8 +22,6 @@ from torch import Tensor
 from .grids import Cells, Crop, Frame, RepresentationMismatchError, Size, halvings
 from .representation import MotionRepresentation, TapRepresentation, Window
 
-_SAMPLES = 4  # of a mask, along each side of a cell
-
 
 def held_against(
     representation: MotionRepresentation, window: Window, crop: Crop, size: Size
@@ -67,12 +65,19 @@ def _seen(
 
 def _mean_over_cells(mask: Tensor, rows: Tensor, columns: Tensor, side: int, size: Size) -> Tensor:
     """``[p, f]`` of a mask ``[f, H, W]`` over a latent of ``size``; cells are given by their centres."""
-    offsets = ((torch.arange(_SAMPLES, dtype=torch.float64) + 0.5) / _SAMPLES - 0.5) * side
-    height, width = mask.shape[1:]
-    y = ((rows[:, None] + offsets).flatten() * height / size[0]).floor().long().clamp(0, height - 1)
-    x = ((columns[:, None] + offsets).flatten() * width / size[1]).floor().long().clamp(0, width - 1)
-    samples = mask.float()[:, y][:, :, x].unflatten(1, (-1, _SAMPLES)).unflatten(3, (-1, _SAMPLES))
-    return samples.mean(dim=(2, 4)).flatten(1).T
+    (height, width), share = mask.shape[1:], mask.double()
+    along_rows = _overlaps(rows, side, height / size[0], height)
+    along_columns = _overlaps(columns, side, width / size[1], width)
+    return (along_rows @ share @ along_columns.T).flatten(1).T.float()
+
+
+def _overlaps(centres: Tensor, side: int, scale: float, pixels: int) -> Tensor:
+    """Which part of each cell each pixel of a mask makes up, along one axis: ``[cells, pixels]``; rows sum to 1."""
+    pixel = torch.arange(pixels, dtype=torch.float64)
+    start, end = ((centres[:, None] + shift * side) * scale for shift in (-0.5, 0.5))
+    overlap = (torch.minimum(end, pixel + 1) - torch.maximum(start, pixel)).clamp(min=0.0)
+    # Cells at the border may reach beyond it.
+    return overlap / overlap.sum(dim=1, keepdim=True)
 
 
 # --- time -------------------------------------------------------------------------------------------------

@@ -183,6 +183,11 @@ class StrengthCurve:
             if at >= following:
                 raise ValueError(f"keyframes at {at} and {following}: each must lie after the one before it")
 
+    @property
+    def empty(self) -> bool:
+        """Whether it is 0 everywhere."""
+        return all(keyframe.strength == 0 for keyframe in self.keyframes)
+
     def with_keyframe(self, keyframe: Keyframe) -> StrengthCurve:
         """The same with one more, wherever it lies; in place of one at the same place."""
         others = (other for other in self.keyframes if other.at != keyframe.at)

@@ -45,7 +45,7 @@ def draw_inputs(folder: Path, *, size: tuple[int, int] = (256, 256)) -> list[Pat
     clips = [draw_clip(folder / "reference.mp4", 24, size), draw_clip(folder / "camera.mp4", 24, size, seed=5)]
     picture = _frame(_background(size, 3), 0.3)
     lines = cv2.Canny(picture, 60, 160)
-    middle, axes = (size[0] // 3, size[1] // 2), (size[0] // 4, size[1] // 3)
+    middle, axes = (size[0] * 7 // 10, size[1] // 2), (size[0] // 4, size[1] // 3)
     mask = cv2.ellipse(np.zeros(size[::-1], np.uint8), middle, axes, 0, 0, 360, 255, -1)
     drawn = {"picture.png": picture, "sketch.png": lines, "mask.png": mask}
     for name, content in drawn.items():

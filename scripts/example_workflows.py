@@ -208,8 +208,8 @@ def controlnet(sheet: Sheet) -> None:
     """# Motion beside a ControlNet
 
     A ControlNet says where things are, the motion how they move. Here the edges of the reference hold the layout in
-    the first part of the run: the strength falls over the frames (*Latent Keyframe Timing*), and ends with the
-    noisiest 40 % of the run.
+    the first part of the run: their strength falls over the frames (*Latent Keyframe Timing*), and ends with the
+    noisiest 40 % of the noise schedule.
 
     Any ControlNet can take its place, several can follow one another, and pictures of their own can take the place of
     the reference's edges. No gradient goes through a ControlNet.
@@ -260,7 +260,7 @@ def other_shape(sheet: Sheet) -> None:
     """# Another length, another shape
 
     A motion of 16 frames of 512 x 512 leads 24 frames of 768 x 432: it is stretched over the frame, and **Retime
-    Motion** plays it to and fro at two thirds of its speed.
+    Motion** plays it to and fro, a third faster.
 
     The motion can also come from a file: put **Load Motion Rep** in the place of reference and extraction. *Save
     Motion Rep* keeps one.
@@ -270,7 +270,7 @@ def other_shape(sheet: Sheet) -> None:
     clip = reference(sheet)
     sheet.column("4 Motion", CLONE)
     motion = extracted(sheet, parts, clip)
-    settings = {"frames": 24, "speed": 0.67, "offset": 0.0, "reverse": False, "repeat": "ping-pong"}
+    settings = {"frames": 24, "speed": 1.33, "offset": 0.0, "reverse": False, "repeat": "ping-pong"}
     longer = sheet.add("MotionCloneRetimeMotion", tint=BLUE, motion_rep=motion, **settings)
     sheet.add("MotionCloneSaveMotionRep", tint=BLUE, motion_rep=motion, filename_prefix="reference", folder="output")
     size = {"width": 768, "height": 432, "batch_size": 24}
@@ -288,7 +288,8 @@ def region(sheet: Sheet) -> None:
        works as well.
     3. Run.
 
-    With *invert* the motion counts outside the mask: the camera of a clip without its subject.
+    The mask lies where **Place Motion** has put the motion: outside of it nothing is guided. Without that node,
+    *invert* keeps the camera of a clip and leaves its subject out.
     """
     parts = begin(sheet)
     sheet.column("3 Reference", REFERENCE)

@@ -85,13 +85,18 @@ class AnimateDiffHost:
 
         Raises:
             RepresentationMismatchError: too many frames; the message says both numbers.
-            UnsupportedModelError: several lots of windows take turns.
+            UnsupportedModelError: several lots of windows take turns, or share what they predict.
         """
         context = self._sliding(video.frames)
         if context is not None and len(context.contexts) > 1:
             raise UnsupportedModelError(
                 f"{len(context.contexts)} Context Options take turns in this MODEL, and a motion is read in the "
                 f"windows of one: use one of them alone"
+            )
+        if context is not None and context.extras.naive_reuse is not None:
+            raise UnsupportedModelError(
+                "AnimateDiff-Evolved's NaiveReuse hands one window's prediction on to the others, and motion guidance "
+                "has a push for each: take it out of this graph"
             )
         seen, instead = _seen_at_once(context, video.frames)
         limit = self._motion_model.encoding_max_len

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..grids import RepresentationMismatchError
+from .base import UnsupportedModelError
 
 log = logging.getLogger(__name__)
+
+# Advanced-ControlNet's reference ControlNets run the network again inside a call, and remember what they saw.
+_REFERENCES = ("ref_control_list_all", "contextref_control_list_all")
 
 Conditions = Iterable[Sequence[Mapping[str, Any]] | None]
 
@@ -36,6 +40,19 @@ def require_controls(conds: Conditions, frames: int) -> None:
                 f"SparseCtrl is to put a condition at frame {outside[0]} of a video of {frames}: its index method "
                 f"counts from 0 to {frames - 1}"
             )
+
+
+def require_no_references(transformer_options: Mapping[str, Any]) -> None:
+    """Check that no reference ControlNet takes part in a call.
+
+    Raises:
+        UnsupportedModelError: one does.
+    """
+    if any(transformer_options.get(key) for key in _REFERENCES):
+        raise UnsupportedModelError(
+            "motion guidance does not work beside Advanced-ControlNet's reference ControlNets (Reference, ContextRef): "
+            "take them out of this graph"
+        )
 
 
 def forget_batches(conds: Conditions) -> None:

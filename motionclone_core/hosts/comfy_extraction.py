@@ -20,7 +20,7 @@ from ..representation import Window
 from .autograd import eager
 from .base import AttentionObserver, StopForward, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
-from .comfy_controls import require_controls
+from .comfy_controls import require_controls, require_no_references
 from .comfy_runtime import without_guidance
 
 _KEY = "motionclone_extraction"
@@ -100,6 +100,7 @@ def _observed_call(
         transformer_options: dict[str, Any],
         **kwargs: Any,
     ) -> Tensor:
+        require_no_references(transformer_options)
         window = host.window(transformer_options, latent_shape[0])
         views = host.views(window)
         if views in read:

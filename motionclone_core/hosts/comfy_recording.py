@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..representation import Window
 from .autograd import eager, recording
-from .base import Gradient, Guide, UnsupportedModelError, View
+from .base import Gradient, Guide, View
 from .comfy_animatediff import AnimateDiffHost, Kernel
+from .comfy_controls import require_no_references
 from .comfy_memory import MemoryMode, MemoryPlan, recomputable
 from .gradients import GradientScale
 from .recompute import recomputed
@@ -29,8 +30,6 @@ _NOT_RECORDED = (
     "attention_flash", "attention_sage", "attention3_sage", "attention_comfy_kitchen_int8",
     "attention_sub_quad", "attention_split",
 )  # fmt: skip
-# Advanced-ControlNet's reference ControlNets run the network again inside a call, and remember what they saw.
-_REMEMBERING = ("ref_control_list_all", "contextref_control_list_all")
 # AnimateDiff-Evolved's own patch, which calls motion modules and changes no activation in place.
 _HARMLESS = {"forward_timestep_embed_patch"}
 # Patches that act between the layers of the network; all others act inside its transformers.
@@ -108,11 +107,7 @@ class CallRecorder:
         Raises:
             UnsupportedModelError: something in the call remembers what it saw, and may not see it twice.
         """
-        if any(call.transformer_options.get(key) for key in _REMEMBERING):
-            raise UnsupportedModelError(
-                "motion guidance does not work beside Advanced-ControlNet's reference ControlNets (Reference, "
-                "ContextRef): take them out of this graph"
-            )
+        require_no_references(call.transformer_options)
         model = call.executor.class_obj
         reserve = int(model.memory_required(list(call.x.shape)))
         # From 0.33 on a patcher counts the pages in as well that dynamic VRAM would give up.

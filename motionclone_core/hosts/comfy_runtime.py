@@ -218,7 +218,13 @@ def _outer_sample(
 def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     run: _Run = args[0]["model_options"]["transformer_options"][_KEY]
     total = len(sigmas) - 1
-    if any(run.guide.strength(step, total) > 0.0 for step in range(total)):
+    if all(run.guide.strength(step, total) == 0.0 for step in range(total)):
+        log.warning(
+            "motion guidance: none of the %d steps of this run is guided: the weight is 0, or the guided steps lie "
+            "outside the run",
+            total,
+        )
+    else:
         require_sampler(executor.class_obj)
         require_falling(sigmas)
         run.exact = is_exact(executor.class_obj)

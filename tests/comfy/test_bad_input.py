@@ -156,6 +156,17 @@ def test_context_options_that_take_turns(studio: Studio) -> None:
     assert "2 Context Options take turns in this MODEL" in message(studio, scene)
 
 
+@pytest.mark.parametrize(("kind", "said"), [("NaiveReuse", "NaiveReuse hands"), ("ContextRef", "ContextRef")])
+def test_windows_that_share_what_they_saw(studio: Studio, kind: str, said: str) -> None:
+    scene = studio.scene(frames=6)
+    static = scene.graph.add("ADE_StandardStaticContextOptions", context_length=4, context_overlap=2)
+    extras = scene.graph.add(f"ADE_ContextExtras_{kind}", end_percent=1.0)
+    context = scene.graph.add("ADE_ContextExtras_Set", context_opts=static, context_extras=extras)
+    model = scene.animated(scene.checkpoint, context_options=context)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=model))
+    assert said in message(studio, scene)
+
+
 def test_windows_that_hold_a_frame_twice(studio: Studio) -> None:
     scene = studio.scene(frames=6)
     model = scene.sliding(4, 1, kind="LoopedUniform", context_stride=2, closed_loop=False)
@@ -326,3 +337,9 @@ def test_a_saved_motion_is_named_as_the_loader_lists_it(studio: Studio, motion_f
     loaded, made = (scene.graph.add("MotionCloneProbeRep", motion_rep=r) for r in (rep, scene.extracted()))
     result = studio.run(scene)
     assert only(result, loaded, "rep") == only(result, made, "rep")
+
+
+def test_a_run_of_which_nothing_is_guided_says_so(studio: Studio) -> None:
+    scene = studio.scene(fresh=True)
+    scene.save("free", scene.ksampler(scene.guided(scene.extracted(), start_step=9)))
+    assert "none of the 2 steps of this run is guided" in studio.run(scene).log

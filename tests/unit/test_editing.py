@@ -105,8 +105,9 @@ def test_masks_multiply():
     left, top = torch.zeros(8, 8), torch.zeros(4, 4, 4)
     left[:, :4], top[:, :2] = 1.0, 0.5
     both = masked(masked(motion(), left), top)
-    assert both.mask.shape == (4, 4, 4)
-    assert both.mask[1].tolist() == [[0.5, 0.5, 0, 0]] * 2 + [[0.0] * 4] * 2
+    assert both.mask.shape == (4, 8, 8)  # the finer one's
+    assert both.mask[1].tolist() == [[0.5] * 4 + [0.0] * 4] * 4 + [[0.0] * 8] * 4
+    assert torch.equal(masked(masked(motion(), top), left).mask, both.mask)
 
 
 def test_a_mask_and_its_inverse_share_out_the_frame():
@@ -163,6 +164,18 @@ def test_a_mask_and_a_place_that_share_nothing_are_refused():
 def test_masks_that_fit_no_motion_are_refused(mask, options, message):
     with pytest.raises(ValueError, match=message):
         masked(motion(), mask, **options)
+
+
+def test_frames_that_are_all_masked_out_are_not_followed():
+    first = torch.zeros(4, 8, 8)
+    first[0] = 1.0
+    with pytest.raises(ValueError, match="frames that are followed are all masked out"):
+        retimed(masked(motion(), first), [1, 2, 3, 3])
+
+
+def test_a_mask_that_is_too_faint_to_keep_is_empty():
+    with pytest.raises(ValueError, match="it is empty"):
+        masked(motion(), torch.full((8, 8), 1e-9))
 
 
 def test_masks_that_share_nothing_are_refused():

@@ -250,6 +250,19 @@ def test_views_of_a_call_share_its_energy():
     assert observer.result().energies[0] == pytest.approx(float(sum(energies).detach()) / 2, rel=1e-12)
 
 
+def test_of_several_motions_the_one_that_does_not_fit_is_named():
+    taps, moving = reference(4).taps, [(0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5)]
+    several, two = (MotionRepresentation(dict.fromkeys(windows, taps), LATENT) for windows in (moving, moving[::2]))
+    both = MotionGuidance(Motion((MotionPart(several), MotionPart(two))))
+    with pytest.raises(RepresentationMismatchError, match=r"motion 2 of 2: .* read in frames 1 to 4, frames 3 to 6"):
+        both.observer(noise(4).requires_grad_(), View([moving[1]], [WHOLE], LATENT), scale=1.0)
+
+
+def test_a_curve_that_is_0_everywhere_is_refused():
+    with pytest.raises(ValueError, match="curve is 0 everywhere"):
+        MotionGuidance(reference(4), window=StrengthCurve((Keyframe(0.5, 0.0),)))
+
+
 def test_a_wrong_number_of_positions_is_named_with_both_numbers():
     with pytest.raises(RepresentationMismatchError, match=r"32 positions, .* 4 frames and 24 positions"):
         observe(ToyHost(4), noise(4, size=(4, 8)), MotionGuidance(reference(4)))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from motionclone_core.editing import retimed
 from motionclone_core.grids import RepresentationMismatchError
 from motionclone_core.mixing import Motion, MotionPart
 from motionclone_core.representation import MotionRepresentation, Provenance, TapRepresentation
@@ -59,6 +60,20 @@ def test_what_is_guided_is_shared_out_by_strength():
 def test_motions_that_do_not_go_together_are_named(other, message):
     with pytest.raises(RepresentationMismatchError, match=message):
         Motion((MotionPart(motion()), MotionPart(other)))
+
+
+def test_motions_read_in_other_windows_are_refused_unless_one_is_retimed():
+    tap = motion().taps
+    windows = {window: {TAPS[0]: tap[TAPS[0]]} for window in ((0, 1, 2, 3), (2, 3, 4, 5))}
+    whole, sliding = motion(6), MotionRepresentation(windows, (2, 2), Provenance(architecture="toy/1"))
+    with pytest.raises(RepresentationMismatchError, match=r"motion 1 and motion 2 were read in other windows \(1"):
+        Motion.of(Motion((MotionPart(whole), MotionPart(sliding))))
+    Motion((MotionPart(whole), MotionPart(retimed(sliding, range(6)))))
+
+
+def test_motions_without_strength_are_refused():
+    with pytest.raises(ValueError, match="strength of every motion is 0"):
+        Motion((MotionPart(motion(), 0.0), MotionPart(motion(), 0.0)))
 
 
 def test_no_motion_is_refused():

@@ -82,6 +82,14 @@ def test_a_mask_counts_by_its_mean_over_each_cell():
     assert found[TAPS[0]].weights[:, 0].reshape(4, 6)[2].tolist() == [1.0] * 3 + [0.0] * 3
 
 
+def test_a_mask_finer_than_the_cells_counts_by_its_area():
+    line = torch.zeros(1, 512, 768)
+    line[:, 300:306] = 1.0  # in the third of four rows of cells, 128 high, and the second of two, 256 high
+    found = seen(motion(mask=line), range(2))
+    assert found[TAPS[0]].weights[:, 0].reshape(4, 6)[:, 0].tolist() == pytest.approx([0, 0, 6 / 128, 0], rel=1e-6)
+    assert found[TAPS[1]].weights[:, 0].reshape(2, 3)[:, 0].tolist() == pytest.approx([0, 6 / 256], rel=1e-6)
+
+
 @pytest.mark.parametrize("sides", [(1, 1), (32, 48), (7, 5)])
 def test_a_mask_of_any_size_is_spread_over_the_frame(sides):
     ramp = torch.linspace(0, 1, sides[1]).expand(1, *sides)
