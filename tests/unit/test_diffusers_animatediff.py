@@ -18,7 +18,7 @@ from motionclone_core.hosts.diffusers_animatediff import (
     sample,
     steps_of,
 )
-from motionclone_core.representation import MotionRepresentation
+from motionclone_core.representation import MotionRepresentation, Provenance
 from motionclone_core.schedule import GuidanceWindow, alphas_cumprod, uneven_timesteps
 from motionclone_core.taps import UnknownTapError
 from motionclone_core.windows import sliding_windows
@@ -197,12 +197,12 @@ def test_guidance_lowers_the_energy(host, noise, texts, motion):
 
 def test_a_reference_against_itself_has_no_energy(host, latent, noise, texts):
     taps = ["up_blocks.1.motion.0.attention.0"]
-    observer = RepresentationBuilder(taps, k=1, frames=FRAMES, latent_size=(SIZE, SIZE)).observer()
-    watcher = Watcher(observer.taps)
-    observe_reference(host, observer, latent=latent, noise=noise, timestep=400, text=texts[1])
+    builder = RepresentationBuilder(taps, k=1, frames=FRAMES, latent_size=(SIZE, SIZE))
+    watcher = Watcher(taps)
+    observe_reference(host, builder.observer(), latent=latent, noise=noise, timestep=400, text=texts[1])
     observe_reference(host, watcher, latent=latent, noise=noise, timestep=400, text=texts[1])
     ((name, (q, k, heads)),) = watcher.seen.items()
-    kept = observer.result()[name]
+    kept = builder.representation(Provenance()).taps[name]
     assert float(sparse_energy(temporal_attention(q, k, heads), kept.values, kept.indices)) < 1e-7
 
 
