@@ -43,7 +43,8 @@ class _Keeper(TorchDispatchMode):
         self._kept: dict[int, WeakSet[_Kept]] = {}
 
     def keep(self, tensor: Tensor) -> _Kept:
-        kept = _Kept(tensor)
+        # A graph that held itself by what it has saved would never go.
+        kept = _Kept(tensor.detach())
         self._kept.setdefault(_memory(tensor), WeakSet()).add(kept)
         return kept
 

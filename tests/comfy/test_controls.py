@@ -11,8 +11,7 @@ from test_gradient import ALONE, SIGMA, SIGMA_NEXT, relative_error
 from comfy_server import Node
 from scenes import SCALE, Scene, Studio, only, sigma_of
 
-KINDS = ["picture and sketches", "two depths"]
-MORE = [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.more)]
+KINDS = ["picture and sketches", pytest.param("two depths", marks=pytest.mark.more)]
 
 
 def conditioned(scene: Scene, kind: str, conditioning: Any, **changes: Any) -> Node:
@@ -27,7 +26,7 @@ def conditioned(scene: Scene, kind: str, conditioning: Any, **changes: Any) -> N
     return scene.controlled(first, load, scene.pictures(scene.frames, seed=5), strength=0.5, end_percent=0.9)
 
 
-@pytest.mark.parametrize("kind", MORE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_reference_is_read_beside_its_own_frames(studio: Studio, kind: str) -> None:
     scene = studio.scene()
     controlled = conditioned(scene, kind, scene.negative)
@@ -56,7 +55,7 @@ def test_residuals_have_no_gradient(studio: Studio, kind: str) -> None:
     assert relative_error((after - before) * SCALE, -SIGMA_NEXT * 2000.0 * SIGMA * gradient) < 1e-3
 
 
-@pytest.mark.parametrize("kind", MORE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_controls_do_in_guided_steps_what_they_do_without(studio: Studio, kind: str) -> None:
     """Guided too weakly to matter, early or late, a run is what it is unguided: conditions come apart and together."""
     scene = studio.scene()
@@ -65,12 +64,12 @@ def test_controls_do_in_guided_steps_what_they_do_without(studio: Studio, kind: 
     rep = scene.extracted()
     runs = {"free": scene.model}
     runs |= {f"step_{s}": scene.guided(rep, weight=1e-6, start_step=s) for s in (0, 1)}
-    drawn = {name: scene.ksampler(model, steps=3, **texts) for name, model in runs.items()}
-    free, early, late = studio.latents(scene, **drawn, bare=scene.ksampler(scene.model, steps=3))[:3]
+    free, early, late = studio.latents(scene, **{n: scene.ksampler(model, **texts) for n, model in runs.items()})
     assert relative_error(early, free) < 1e-5
     assert relative_error(late, free) < 1e-5
 
 
+@pytest.mark.more
 def test_a_window_is_read_and_guided_beside_the_pictures_in_it(studio: Studio) -> None:
     scene = studio.scene(frames=6)
     model = scene.sliding(4, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -66,3 +68,13 @@ def test_nothing_is_copied_that_is_not_written_to() -> None:
         y = x * 2.0
         energy = y.square().sum()
     assert energy.grad_fn.next_functions[0][0]._saved_self.data_ptr() == y.data_ptr()
+
+
+def test_a_graph_that_nobody_went_back_through_goes_with_what_it_has_saved() -> None:
+    x = leaf()
+    with copied_before_written():
+        y = (x * 2.0).exp()  # saves what it gives
+        gone = weakref.ref(y)
+    del y
+    gc.collect()
+    assert gone() is None
