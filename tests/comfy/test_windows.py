@@ -49,6 +49,7 @@ def test_overlapping_windows_fuse_gradients_as_they_fuse_predictions(studio: Stu
     assert relative_error((after - before) * SCALE, wanted) < 1e-3
 
 
+@pytest.mark.more
 def test_a_long_motion_is_saved_and_loaded(studio: Studio) -> None:
     scene = studio.scene(frames=6)
     model = scene.sliding(4, 2)
@@ -97,6 +98,7 @@ def test_views_in_windows_that_move_are_read_wherever_they_come_to_stand(studio:
     assert "guided steps: 3" in result.log
 
 
+@pytest.mark.more
 def test_windows_that_move_are_read_wherever_they_come_to_stand(studio: Studio) -> None:
     scene = studio.scene(frames=6)
     model = scene.sliding(4, 2, kind="LoopedUniform", context_stride=1, closed_loop=False, fuse_method="pyramid")
