@@ -204,6 +204,10 @@ class EachGuidance:
         """lambda * w_i, the same for all."""
         return self._first.strength(step, total_steps)
 
+    def guides(self, step: int, total_steps: int, *, sigma_next: float) -> bool:
+        """See `hosts.base.Guide`."""
+        return self._first.guides(step, total_steps, sigma_next=sigma_next)
+
     @property
     def reuse(self) -> int:
         return self._first.reuse

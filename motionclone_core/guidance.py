@@ -193,8 +193,15 @@ class MotionGuidance:
                     *made[::-1], *size[::-1],
                 )  # fmt: skip
 
+    def guides(self, step: int, total_steps: int, *, sigma_next: float) -> bool:
+        """Whether a step is guided: not at a strength of 0.
+
+        Nor in a step that ends without noise, but for ``paper``: the other rules push the noise that is left.
+        """
+        return self.strength(step, total_steps) > 0.0 and (sigma_next > 0.0 or self.update_rule == "paper")
+
     def strength(self, step: int, total_steps: int) -> float:
-        """lambda * w_i of the strongest part.
+        """lambda * w_i of the strongest part; 0 leaves the step alone.
 
         Under ``normalised`` it is less where a part of the clip is guided alone: what is guided is pushed by it, and
         what is not has no part in the push's root mean square.
@@ -233,28 +240,28 @@ class MotionGuidance:
         denoised: Tensor,
         gradient: Tensor,
         *,
-        strength: float,
+        step: int,
+        total_steps: int,
         sigma: float,
         sigma_next: float,
         sigma_from: float | None = None,
     ) -> Tensor:
-        """`corrected_denoised` by this guidance's rule."""
+        """`corrected_denoised` by this guidance's rule, with the step's strength and limit."""
         return corrected_denoised(
             denoised,
             gradient,
-            strength=strength,
+            strength=self.strength(step, total_steps),
             sigma=sigma,
             sigma_next=sigma_next,
             sigma_from=sigma_from,
             rule=self.update_rule,
-            limit=self._limit,
+            limit=self._limit(step, total_steps),
         )
 
-    @cached_property
-    def _limit(self) -> float | None:
+    def _limit(self, step: int, total_steps: int) -> float | None:
         if self.limit is None:
             return None
-        return self.limit * math.sqrt(self._motion.coverage([part.strength for part in self._motion.parts]))
+        return self.limit * math.sqrt(self._motion.coverage(self._motion.strengths(step, total_steps)))
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ class Guide(Protocol):
         """
         ...
 
-    def strength(self, step: int, total_steps: int) -> float:
-        """lambda * w_i of a step; 0 leaves the step alone."""
+    def guides(self, step: int, total_steps: int, *, sigma_next: float) -> bool:
+        """Whether a step, which ends at ``sigma_next``, is guided; a host leaves the others alone."""
         ...
 
     @property
@@ -176,7 +176,8 @@ class Guide(Protocol):
         denoised: Tensor,
         gradient: Tensor,
         *,
-        strength: float,
+        step: int,
+        total_steps: int,
         sigma: float,
         sigma_next: float,
         sigma_from: float | None = None,
@@ -186,7 +187,8 @@ class Guide(Protocol):
         Args:
             denoised: predicted at ``sigma``.
             gradient: of the energy by x.
-            strength: what `strength` gave.
+            step: of the run, counted from 0.
+            total_steps: of the run.
             sigma: where the model was evaluated.
             sigma_next: where the step ends.
             sigma_from: where it starts, if that is not ``sigma``.

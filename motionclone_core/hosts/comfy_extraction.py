@@ -105,11 +105,7 @@ def _observed_call(
         views = host.views(window)
         if views in read:
             return torch.zeros_like(x)
-        if x.shape != (len(window), *latent_shape[1:]):
-            raise ValueError(
-                f"the reference has shape {[len(window), *latent_shape[1:]]}, the model is asked for {list(x.shape)}: "
-                f"read it under one conditioning, not under several or an area"
-            )
+        _require_whole(x, (len(window), *latent_shape[1:]))
         observer = observer_of(*views)
         _require_running(host, observer.taps)
         with eager(), host.observing(observer, throw_exception_if_processing_interrupted):
@@ -121,6 +117,14 @@ def _observed_call(
                 return torch.zeros_like(x)
 
     return wrapper
+
+
+def _require_whole(x: Tensor, shape: tuple[int, ...]) -> None:
+    if x.shape != shape:
+        raise ValueError(
+            f"the reference has shape {list(shape)}, the model is asked for {list(x.shape)}: "
+            f"read it under one conditioning, not under several or an area"
+        )
 
 
 def _require_running(host: AnimateDiffHost, taps: Sequence[str]) -> None:

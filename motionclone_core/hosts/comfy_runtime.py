@@ -59,7 +59,6 @@ class _Step:
 
     index: int
     total: int
-    strength: float
     sigma: float
     sigma_from: float
     sigma_next: float
@@ -101,10 +100,12 @@ class _Run:
         sigma = float(timestep.flatten()[0])
         index = _step_index(sigmas, sigma)
         total = len(sigmas) - 1
-        strength = self.guide.strength(index, total)
-        if strength <= 0.0 or (not self.exact and beside_a_seam(sigmas.tolist(), index)):
+        sigma_from, sigma_next = sigmas[index : index + 2].tolist()
+        if not self.guide.guides(index, total, sigma_next=sigma_next):
             return None
-        return _Step(index, total, strength, sigma, float(sigmas[index]), float(sigmas[index + 1]))
+        if not self.exact and beside_a_seam(sigmas.tolist(), index):
+            return None
+        return _Step(index, total, sigma, sigma_from, sigma_next)
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ def _outer_sample(
 def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     run: _Run = args[0]["model_options"]["transformer_options"][_KEY]
     total = len(sigmas) - 1
-    if all(run.guide.strength(step, total) == 0.0 for step in range(total)):
+    ends = enumerate(sigmas[1:].tolist())
+    if not any(run.guide.guides(step, total, sigma_next=sigma_next) for step, sigma_next in ends):
         log.warning(
             "motion guidance: none of the %d steps of this run is guided: the weight is 0, or the guided steps lie "
             "outside the run",
@@ -268,13 +270,13 @@ def _own_gradient(guider: Any, run: _Run, step: _Step, x: Tensor, timestep: Tens
     gradient = _fused(guider, step, x, timestep)
     run.shared.keep(gradient, step.index, step.sigma)
     run.energies[step.index] = sum(step.energies) / len(step.energies)
-    log.debug("step %d: strength %.1f, energy %.6g", step.index, step.strength, run.energies[step.index])
+    log.debug("step %d: energy %.6g", step.index, run.energies[step.index])
     return gradient
 
 
 def _corrected(run: _Run, step: _Step, denoised: Tensor, gradient: Tensor) -> Tensor:
     levels = {"sigma": step.sigma, "sigma_next": step.sigma_next, "sigma_from": step.sigma_from}
-    corrected = run.guide.correct(denoised, gradient, strength=step.strength, **levels)
+    corrected = run.guide.correct(denoised, gradient, step=step.index, total_steps=step.total, **levels)
     # No gradient that is not finite gives what is; nor does every one that is.
     if bool(torch.isfinite(corrected).all()):
         run.guided.add(step.index)

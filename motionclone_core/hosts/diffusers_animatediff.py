@@ -215,13 +215,13 @@ def steps_of(timesteps: Sequence[int]) -> list[Step]:
     return [Step(i, int(t), sigmas[i], sigmas[i + 1], len(timesteps)) for i, t in enumerate(timesteps)]
 
 
-def strengths(guide: Guide | None, steps: Sequence[Step], *, exact: bool) -> list[float]:
-    """How strongly each step is guided: 0 without a guide, and beside a seam unless the sampler is ``exact``."""
+def guided(guide: Guide | None, steps: Sequence[Step], *, exact: bool) -> list[bool]:
+    """Which steps are guided: none without a guide, and none beside a seam unless the sampler is ``exact``."""
     sigmas = [*(step.sigma for step in steps), 0.0]
     return [
-        0.0
-        if guide is None or (not exact and beside_a_seam(sigmas, step.index))
-        else guide.strength(step.index, len(steps))
+        guide is not None
+        and guide.guides(step.index, step.total, sigma_next=step.sigma_next)
+        and (exact or not beside_a_seam(sigmas, step.index))
         for step in steps
     ]
 
@@ -275,9 +275,9 @@ def sample(
     if guide is not None:
         guide.require(host.identity, VideoSize(noise.shape[2], noise.shape[3], noise.shape[4]))
     steps = steps_of(timesteps)
-    strength = strengths(guide, steps, exact=_exact(scheduler))
+    marked = guided(guide, steps, exact=_exact(scheduler))
     shared = SharedGradient(1 if guide is None else guide.reuse)
-    run = _Run(host, text, null_text, cfg, guide, windows, strength, GradientScale(), shared)
+    run = _Run(host, text, null_text, cfg, guide, windows, marked, GradientScale(), shared)
     stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
     # Guidance is a small difference of large numbers: half precision would lose it.
     state = stepper.begin(noise.to(torch.promote_types(noise.dtype, torch.float32)))
@@ -298,14 +298,13 @@ class _Run:
     cfg: float
     guide: Guide | None
     windows: Sequence[Window]
-    strengths: Sequence[float]
+    guided: Sequence[bool]
     scale: GradientScale
     shared: SharedGradient
 
     def denoised(self, x: Tensor, step: Step) -> tuple[Tensor, Gradient | None]:
         """The clean latent that the sampler is given, with the guidance in it, and what guided it."""
-        strength = self.strengths[step.index]
-        if self.guide is None or strength <= 0.0:
+        if self.guide is None or not self.guided[step.index]:
             return x - step.sigma * self._unguided(x, step), None
         by_x, gradient = self.shared.at(step.index, step.sigma), None
         if by_x is not None:
@@ -317,16 +316,12 @@ class _Run:
             if self.cfg != 1.0:
                 unconditional = self._predict(x, step, self.null_text)
                 noise = unconditional + self.cfg * (noise - unconditional)
-        guided = [
-            self._corrected(clip, push, strength, step)
-            for clip, push in zip(x - step.sigma * noise, by_x, strict=True)
-        ]
-        return torch.stack(guided), gradient
+        clips = zip(x - step.sigma * noise, by_x, strict=True)
+        return torch.stack([self._corrected(clip, push, step) for clip, push in clips]), gradient
 
-    def _corrected(self, clip: Tensor, gradient: Tensor, strength: float, step: Step) -> Tensor:
-        corrected = self.guide.correct(
-            clip, gradient, strength=strength, sigma=step.sigma, sigma_next=step.sigma_next
-        )
+    def _corrected(self, clip: Tensor, gradient: Tensor, step: Step) -> Tensor:
+        levels = {"sigma": step.sigma, "sigma_next": step.sigma_next}
+        corrected = self.guide.correct(clip, gradient, step=step.index, total_steps=step.total, **levels)
         if bool(corrected.isfinite().all()):
             return corrected
         log.warning("step %d of a clip goes unguided: its gradient or its push overflowed", step.index)

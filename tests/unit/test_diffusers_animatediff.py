@@ -288,7 +288,7 @@ class Overflowing:
 
     def __init__(self, guide):
         self._guide, self.taps, self.reuse = guide, guide.taps, guide.reuse
-        self.require, self.strength, self.correct = lambda *_: None, guide.strength, guide.correct
+        self.require, self.guides, self.correct = lambda *_: None, guide.guides, guide.correct
 
     def observer(self, x, view, **options):
         observer = self._guide.observer(x, view, **options)
@@ -336,11 +336,11 @@ def test_schedulers_of_diffusers_are_guided(host, noise, texts, motion, name):
 def test_a_multistep_sampler_is_not_guided_beside_a_seam_and_euler_is(host, noise, texts, motion):
     timesteps = [999, 850, 700, 699, 400, 0]
 
-    def guided(scheduler):
+    def guided(scheduler, steps=3):
         if scheduler is not None:
             scheduler.set_timesteps(timesteps=timesteps)
-        seen = []
-        sample(host, noise, *texts, timesteps=timesteps, guide=guidance(motion, guided_steps=3), scheduler=scheduler,
+        seen, guide = [], guidance(motion, guided_steps=steps)
+        sample(host, noise, *texts, timesteps=timesteps, guide=guide, scheduler=scheduler,
                on_step=lambda s, d, found: seen.append(found is not None))  # fmt: skip
         return seen
 
@@ -348,6 +348,8 @@ def test_a_multistep_sampler_is_not_guided_beside_a_seam_and_euler_is(host, nois
     assert guided(None) == [True, True, True, False, False, False]
     assert guided(diffusers.EulerDiscreteScheduler(**options)) == [True, True, True, False, False, False]
     assert guided(diffusers.DPMSolverMultistepScheduler(**options)) == [True, True, False, False, False, False]
+    # A step that leaves no noise could not be pushed.
+    assert guided(None, steps=6) == [True] * 5 + [False]
 
 
 def test_diffusers_euler_is_our_euler(host, noise, texts):
@@ -414,7 +416,7 @@ def test_in_windows_each_is_read_by_itself(host, texts, long_motion):
 def test_in_windows_gradients_are_fused_as_predictions_are(host, texts, long_motion):
     """A guided step in windows, against the gradients of runs of one window each."""
     noise, seen = draw(1, 4, LONG, SIZE, SIZE), []
-    step = {"timesteps": TIMESTEPS[:1], "cfg": 1.0}
+    step = {"timesteps": TIMESTEPS[:2], "cfg": 1.0}
     sample(
         host, noise, *texts, guide=guidance(long_motion), windows=WINDOWS, **step,
         on_step=lambda _, __, gradient: seen.append(gradient),

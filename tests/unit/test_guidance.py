@@ -374,18 +374,16 @@ def sigma_space(host, z, motion, N, G, rule):
     x = z * math.sqrt(1 + sigmas[0] ** 2)
     for i in range(N):
         sigma, sigma_next = sigmas[i], sigmas[i + 1]
-        strength = guidance.strength(i, N)
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
             observer = guidance.observer(x, view_of(len(x)), scale=1.0)
             eps = host.run(x / math.sqrt(1 + sigma**2), observer) + 0.1 * math.cos(timesteps[i])
         x = x.detach()
         denoised = x - sigma * eps
-        if strength:
+        if guidance.guides(i, N, sigma_next=sigma_next):
             gradient = observer.result().value
-            denoised = guidance.correct(
-                denoised, gradient, strength=strength, sigma=sigma, sigma_next=sigma_next
-            )
+            levels = {"sigma": sigma, "sigma_next": sigma_next}
+            denoised = guidance.correct(denoised, gradient, step=i, total_steps=N, **levels)
         x = euler(x, denoised, sigma, sigma_next)
     return x
 
@@ -762,11 +760,10 @@ def test_normalised_pushes_a_part_of_the_clip_as_hard_as_it_would_push_the_whole
     )
     gradient = torch.zeros(4, CHANNELS, *LATENT, dtype=torch.float64)
     gradient[..., :3] = noise(4)[..., :3]
-    levels = {"sigma": 4.0, "sigma_next": 2.0}
+    step = {"step": 0, "total_steps": 10, "sigma": 4.0, "sigma_next": 2.0}
     pushes = []
     for guidance, seen in ((whole, noise(4)), (part, gradient)):
-        strength = guidance.strength(0, 10)
-        pushes.append(-guidance.correct(torch.zeros_like(seen), seen, strength=strength, **levels))
+        pushes.append(-guidance.correct(torch.zeros_like(seen), seen, **step))
     assert pushes[1][..., 3:].abs().max() == 0
     inside = pushes[1][..., :3].square().mean().sqrt()
     torch.testing.assert_close(inside, pushes[0].square().mean().sqrt(), rtol=1e-6, atol=0)
@@ -778,6 +775,29 @@ def test_a_limit_is_that_of_the_part_that_is_guided():
     gradient = torch.zeros(4, CHANNELS, *LATENT, dtype=torch.float64)
     gradient[..., :3] = 1.0
     guidance = MotionGuidance(replace(reference(4), mask=left), 1e6, limit=0.25)
-    moved = -guidance.correct(torch.zeros_like(gradient), gradient, strength=1e6, sigma=4.0, sigma_next=2.0)
+    step = {"step": 0, "total_steps": 100, "sigma": 4.0, "sigma_next": 2.0}
+    moved = -guidance.correct(torch.zeros_like(gradient), gradient, **step)
     # By delta * sigma * sigma_next / (sigma - sigma_next).
     torch.testing.assert_close(moved[..., 0], torch.full_like(moved[..., 0], 0.25 * 4.0), rtol=1e-6, atol=0)
+
+
+def test_a_limit_goes_by_the_motions_that_a_step_follows():
+    left = torch.zeros(1, *LATENT)
+    left[..., :3] = 1.0
+    fading = StrengthCurve((Keyframe(0.0, 1.0), Keyframe(1.0, 0.0)))
+    mix = Motion((MotionPart(reference(4), ramp=fading), MotionPart(replace(reference(4), mask=left))))
+    guidance = MotionGuidance(mix, 1e6, window=GuidanceWindow(0, 10, 0, 0), limit=0.25)
+    gradient = torch.ones(4, CHANNELS, *LATENT, dtype=torch.float64)
+    levels = {"total_steps": 10, "sigma": 4.0, "sigma_next": 2.0}
+    first, last = (-guidance.correct(torch.zeros_like(gradient), gradient, step=i, **levels) for i in (0, 9))
+    torch.testing.assert_close(first, torch.full_like(first, 0.25 * 4.0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(last, first * math.sqrt(0.5), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("rule", "guided"), [("published", False), ("normalised", False), ("paper", True)])
+def test_a_step_that_ends_without_noise_is_guided_where_it_could_be_pushed(rule, guided):
+    guidance = MotionGuidance(reference(4), window=GuidanceWindow(0, 5, 0, 0), update_rule=rule)
+    assert guidance.guides(4, 5, sigma_next=0.0) is guided
+    assert guidance.guides(4, 5, sigma_next=1e-3)
+    last = {"step": 4, "total_steps": 5, "sigma": 4.0, "sigma_next": 0.0}
+    assert guidance.correct(torch.zeros_like(noise(4)), noise(4), **last).any() == guided
