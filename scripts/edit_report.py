@@ -347,8 +347,9 @@ def _facts(runs: Mapping[str, Run], number: int) -> list[str]:
     counts = sorted({len(run.cell.rows) for run in runs.values()})
     unfinished = len(runs) < number or len(counts) > 1
     measured = sorted({run for each in runs.values() for run in each.cell.record.runs})
+    done = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return [
-        *([f"**not finished**: {len(runs)} of {number} cells, over {counts[0]} to {counts[-1]} clips"] * unfinished),
+        *([f"**not finished**: {len(runs)} of {number} cells, over {done} clips"] * unfinished),
         f"held-out references of a kind: {counts[-1]}; seeds: 1",
         *(f"measured on {run}" for run in measured),
     ]
