@@ -55,6 +55,7 @@ def test_residuals_have_no_gradient(studio: Studio, kind: str) -> None:
     assert relative_error((after - before) * SCALE, -SIGMA_NEXT * 2000.0 * SIGMA * gradient) < 1e-3
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("kind", KINDS)
 def test_controls_do_in_guided_steps_what_they_do_without(studio: Studio, kind: str) -> None:
     """Guided too weakly to matter, early or late, a run is what it is unguided: conditions come apart and together."""

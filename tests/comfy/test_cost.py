@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from test_gradient import ALONE
-from test_usable import SETTINGS, WIDE, Setting, bare
+from test_usable import FURTHER, SETTINGS, WIDE, Setting, bare
 
 from comfy_server import Node
 from scenes import Scene, Studio
@@ -28,7 +28,7 @@ def hyper_tile(scene: Scene) -> Setting:
     return Setting(scene.graph.add("HyperTile", model=scene.model, **tiles), {})
 
 
-BESIDE = {setting.__name__.strip("_"): setting for setting in (*SETTINGS, *WIDE, bare, hyper_tile)}
+BESIDE = {setting.__name__.strip("_"): setting for setting in (*SETTINGS, *FURTHER, *WIDE, bare, hyper_tile)}
 
 
 def assert_alike(studio: Studio, name: str, width: int) -> None:
@@ -49,7 +49,7 @@ def test_saving_memory_changes_nothing(studio: Studio) -> None:
     assert_alike(studio, "bare", width=64)
 
 
-@pytest.mark.parametrize("kind", ["short", "exhausted"])
+@pytest.mark.parametrize("kind", [pytest.param("short", marks=pytest.mark.more), "exhausted"])
 def test_auto_falls_back_when_memory_runs_short_says_so_once_and_carries_on(studio: Studio, kind: str) -> None:
     scene = studio.scene(fresh=True)
     made = Setting(scene.model, ALONE)

@@ -121,7 +121,7 @@ def test_an_edited_motion_is_saved_and_loaded(studio: Studio) -> None:
     assert np.array_equal(made, again) and not np.array_equal(made, free)
 
 
-@pytest.mark.parametrize("node", ["apply", "ksampler"])
+@pytest.mark.parametrize("node", [pytest.param("apply", marks=pytest.mark.more), "ksampler"])
 def test_a_curve_guides_the_steps_that_it_is_above_0_at(studio: Studio, node: str) -> None:
     scene = studio.scene()
     rep = scene.extracted()

@@ -88,8 +88,13 @@ def test_the_probe_sees_what_is_there(studio: Studio) -> None:
 # up to the temporal attention of output blocks 3 to 5, then in the unconditional one.
 @pytest.mark.parametrize(
     ("block", "call"),
-    [("input 4", 1), ("output 5", 1), ("output 9", 1), ("input 4", 2), ("input 4", 3)],
-    ids=["before the taps", "between the taps", "after the taps", "unconditional pass", "second step"],
+    [
+        pytest.param("input 4", 1, id="before the taps"),
+        pytest.param("output 5", 1, id="between the taps", marks=pytest.mark.more),
+        pytest.param("output 9", 1, id="after the taps"),
+        pytest.param("input 4", 2, id="unconditional pass", marks=pytest.mark.more),
+        pytest.param("input 4", 3, id="second step"),
+    ],
 )
 def test_a_failed_run_leaves_nothing(
     studio: Studio, before: tuple[Array, dict], block: str, call: int

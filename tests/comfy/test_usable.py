@@ -174,7 +174,8 @@ def bare(scene: Scene) -> Setting:
     return Setting(scene.model, {})
 
 
-SETTINGS = (_masks_and_whole, _ranges, _prompts_per_frame, _control, _lora, _rescaled_cfg)
+SETTINGS = (_ranges, _control, _lora)
+FURTHER = (_masks_and_whole, _prompts_per_frame, _rescaled_cfg)
 # ComfyUI's smallest area is 64 pixels wide. Of 64 pixels the UNet's lowest level sees a single cell: attention over it
 # cannot be perturbed, and FreeU V2 divides by the range of its values, which is 0.
 WIDE = (_areas, _free_u, _perturbed_attention)
@@ -190,6 +191,7 @@ class Ends:
     unguided_energy: float
 
 
+@functools.cache
 @functools.cache
 def _ends(studio: Studio, setting: Callable[[Scene], Setting], width: int) -> Ends:
     scene = studio.scene(width=width)
@@ -213,7 +215,10 @@ def assert_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> 
     assert not np.array_equal(ends.guided, plain.guided)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.__name__.strip("_"))
+EACH = [*SETTINGS, *(pytest.param(setting, marks=pytest.mark.more) for setting in FURTHER)]
+
+
+@pytest.mark.parametrize("setting", EACH, ids=lambda setting: setting.__name__.strip("_"))
 def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
     assert_works_beside(studio, setting)
 
