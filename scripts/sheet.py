@@ -14,6 +14,12 @@ from workflow import SEEDS, UPLOADS, WIDGET_TYPES, ObjectInfo
 WIDTH, GAP, MARGIN, TITLE = 350, 60, 20, 80  # pixels: of a node, between nodes, inside a group, above its first node
 ROW, WIDGET, TEXT = 22, 28, 110  # heights of a socket, of a widget, of a text field
 GREY = ("#2a363b", "#1e262a")
+# Packs by their names in the Comfy registry: by them the editor says which one is missing, and the Manager installs it.
+_PACKS = {
+    "ComfyUI-AnimateDiff-Evolved": "comfyui-animatediff-evolved",
+    "ComfyUI-Advanced-ControlNet": "comfyui-advanced-controlnet",
+    "ComfyUI-MotionClone": "motionclone",
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,9 @@ class Sheet:
     def _properties(self, kind: str, values: list[Any]) -> dict[str, Any]:
         named = [value for value in values if isinstance(value, str) and value in self.files]
         models = [{"name": n, "url": self.files[n][1], "directory": self.files[n][0]} for n in named]
-        return {"Node name for S&R": kind} | ({"models": models} if models else {})
+        _, custom, pack = self.known[kind]["python_module"].rpartition("custom_nodes.")
+        found = {"cnr_id": _PACKS[pack] if custom else "comfy-core", "Node name for S&R": kind}
+        return found | ({"models": models} if models else {})
 
     def _link(self, origin: Socket, target: int, slot: int, kind: str) -> int:
         number = len(self.links) + 1

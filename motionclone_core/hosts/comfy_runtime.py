@@ -88,6 +88,7 @@ class _Run:
     recorder: CallRecorder
     shared: SharedGradient
     exact: bool = True
+    total: int = 0
     step: _Step | None = None
     in_guided_pass: bool = False
     energies: dict[int, float] = field(default_factory=dict)
@@ -116,24 +117,27 @@ class RunSummary:
         guided: how many steps were guided.
         skipped: how many went unguided because their gradient or push was not finite.
         off: how many went unguided because the motion module was off.
-        energies: of the first and of the last step whose energy was read; None if none was.
+        energies: the energy by step, counted from 0, where it was read.
+        total: steps of the run, guided or not.
         saving: whether guided steps saved memory at the end.
     """
 
     guided: int
     skipped: int
     off: int
-    energies: tuple[float, float] | None
+    energies: Mapping[int, float]
+    total: int
     saving: bool
 
     def __str__(self) -> str:
         parts = [f"guided steps: {self.guided}"]
+        energies = [energy for energy in self.energies.values() if math.isfinite(energy)]
         if self.skipped:
             parts.append(f"left unguided, as their gradient or push was not finite: {self.skipped}")
         if self.off:
             parts.append(f"left unguided, as the motion module was off: {self.off}")
-        if self.energies:
-            parts.append(f"energy: {self.energies[0]:.4g} -> {self.energies[1]:.4g}")
+        if energies:
+            parts.append(f"energy: {energies[0]:.4g} -> {energies[-1]:.4g}")
         return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
 
 
@@ -218,7 +222,7 @@ def _outer_sample(
 
 def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     run: _Run = args[0]["model_options"]["transformer_options"][_KEY]
-    total = len(sigmas) - 1
+    run.total = total = len(sigmas) - 1
     ends = enumerate(sigmas[1:].tolist())
     if not any(run.guide.guides(step, total, sigma_next=sigma_next) for step, sigma_next in ends):
         log.warning(
@@ -411,12 +415,12 @@ def _raise_if_cancelled() -> None:
 
 
 def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
-    energies = [energy for energy in run.energies.values() if math.isfinite(energy)]
     summary = RunSummary(
         guided=len(run.guided),
         skipped=len(run.skipped),
         off=len(run.off),
-        energies=(energies[0], energies[-1]) if energies else None,
+        energies=dict(run.energies),
+        total=run.total,
         saving=run.recorder.saving,
     )
     if run.guided or run.skipped or run.off:

@@ -1,0 +1,72 @@
+"""A real server with what the example workflows ask for, and ComfyUI's own editor in headless Chromium before it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comfy_server import ComfyServer
+from draw_clip import draw_inputs
+from editor import Editor, NoBrowserError, editor, find_chromium
+from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
+from random_models import ModelFiles, ensure_models, published_names
+from scenes import write_loras
+
+REQUIRED = "MOTIONCLONE_REQUIRE_BROWSER"
+SCREENSHOTS = PACK / ".test-results" / "browser"
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> ComfyUI:
+    """The ComfyUI that there is, if there is a Chromium too."""
+    try:
+        find_chromium()
+        found = find_comfyui()
+        check_interpreter(found)
+    except (ComfyUINotFound, NoBrowserError) as error:
+        if os.environ.get(REQUIRED):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server with random weights under the names that the workflows ask for, and the clips that they load."""
+    folder = tmp_path_factory.mktemp("models")
+    linked = named(ensure_models(comfyui), folder)
+    with ComfyServer(comfyui, models=linked, extra_args=["--preview-method", "latent2rgb"]) as running:
+        for file in draw_inputs(folder / "inputs", size=(96, 64)):
+            running.add_input(file)
+        yield running
+
+
+def named(files: ModelFiles, folder: Path) -> dict[str, list[Path]]:
+    """Links to random weights, by ComfyUI's names of their folders."""
+    (lora,) = write_loras(folder)["loras"]
+    kinds = published_names(files) | {"loras": {"v3_sd15_adapter.ckpt": lora}}
+    linked: dict[str, list[Path]] = {kind: [] for kind in kinds}
+    for kind, names in kinds.items():
+        for name, file in names.items():
+            (folder / name).symlink_to(file)
+            linked[kind].append(folder / name)
+    return linked
+
+
+@pytest.fixture(scope="session")
+def browser(server: ComfyServer) -> Iterator[Editor]:
+    """The editor that all tests share."""
+    with editor(server) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Editor, request: pytest.FixtureRequest) -> Iterator[Editor]:
+    """The editor with an empty sheet; a picture of how a test left it is kept."""
+    browser.clear()
+    yield browser
+    browser.shoot(SCREENSHOTS / f"{re.sub(r'[^a-z0-9]+', '_', request.node.name.lower()).strip('_')}.png")

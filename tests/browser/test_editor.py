@@ -1,0 +1,120 @@
+"""ComfyUI's graph editor: the shipped workflows open and run in it, and nodes are found, wired and explained."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from comfy_server import ComfyServer
+from demo_comfyui import Cut
+from editor import Editor
+from find_comfyui import PACK
+
+pytestmark = pytest.mark.browser
+
+FOLDER = PACK / "example_workflows"
+NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
+EVERYDAY = {"clone_motion", "image_to_video"}
+EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.more) for name in NAMES]
+CUT = Cut(frames=4, side=64, steps=3, guided_steps=2)
+NODES = [
+    ("Load Reference Video", "MotionCloneLoadReferenceVideo"),
+    ("Extract Motion Representation", "MotionCloneExtract"),
+    ("Apply Motion Guidance", "MotionCloneApplyGuidance"),
+    ("MotionClone Guided KSampler", "MotionCloneGuidedKSampler"),
+    ("MotionClone Scheduler", "MotionCloneScheduler"),
+    ("Save Motion Rep", "MotionCloneSaveMotionRep"),
+    ("Load Motion Rep", "MotionCloneLoadMotionRep"),
+    ("Retime Motion", "MotionCloneRetimeMotion"),
+    ("Place Motion", "MotionClonePlaceMotion"),
+    ("Mask Motion", "MotionCloneMaskMotion"),
+    ("Combine Motions", "MotionCloneCombineMotions"),
+    ("Motion Strength Keyframe", "MotionCloneStrengthKeyframe"),
+]
+
+
+def wires(graph: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Where links lead from and to, without their numbers."""
+    return sorted(tuple(link[1:6]) for link in graph["links"])
+
+
+def cut_down(page: Editor) -> None:
+    """The workflow that is open at a size that a CPU makes in seconds."""
+    sampling = {"preset": "custom", "steps": CUT.steps, "guided_steps": CUT.guided_steps, "warm_up": 1, "cool_down": 1}
+    changed = {}
+    for number, values in page.widgets().items():
+        wanted = {name: sampling.get(name, CUT.of(name, value)) for name, value in values.items()}
+        changed[number] = {name: value for name, value in wanted.items() if value != values[name]}
+    page.set_widgets(changed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_opens_whole_when_it_is_dropped(page: Editor, name: str) -> None:
+    page.drop(FOLDER / f"{name}.json")
+    saved, shown = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")), page.graph()
+    assert [node["type"] for node in shown["nodes"]] == [node["type"] for node in saved["nodes"]]
+    assert wires(shown) == wires(saved)
+    assert page.unknown() == []
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_workflow_runs_and_shows_what_it_made(page: Editor, name: str) -> None:
+    page.drop(FOLDER / f"{name}.json")
+    cut_down(page)
+    page.run()
+    (saver,) = page.numbers_of("SaveAnimatedWEBP")
+    width, height = page.preview_of(saver, seconds=300)
+    assert min(width, height) >= 40
+    assert page.complaints() == []
+    (sampler,) = page.numbers_of("MotionCloneGuidedKSampler")
+    assert "guided steps: 2" in page.text_in(sampler)
+
+
+def test_a_missing_pack_is_named(page: Editor, tmp_path: Any) -> None:
+    graph = json.loads((FOLDER / "image_to_video.json").read_text(encoding="utf-8"))
+    for node in graph["nodes"]:
+        if node["type"].startswith(("ADE_", "ACN_")):
+            node["type"] += "_of_a_pack_that_is_not_there"
+    file = tmp_path / "missing.json"
+    file.write_text(json.dumps(graph), encoding="utf-8")
+    page.drop(file)
+    page.page.get_by_text("View details").click()
+    for pack in ("comfyui-animatediff-evolved", "comfyui-advanced-controlnet"):
+        page.page.get_by_text(pack).first.wait_for(timeout=5000)
+
+
+@pytest.mark.parametrize(("words", "kind"), NODES, ids=[words for words, _ in NODES])
+def test_a_node_is_found_by_its_name(page: Editor, words: str, kind: str) -> None:
+    page.search(words)
+    assert page.kinds() == [kind]
+
+
+def test_every_alias_finds_its_nodes(page: Editor, server: ComfyServer) -> None:
+    described = {kind: node for kind, node in server.object_info().items() if kind.startswith("MotionClone")}
+    aliases = {alias for node in described.values() for alias in node["search_aliases"]}
+    for alias in sorted(aliases):
+        wanted = {node["display_name"] for node in described.values() if alias in node["search_aliases"]}
+        assert wanted <= set(page.found(alias)), alias
+
+
+def test_nodes_are_wired_by_hand(page: Editor) -> None:
+    first = page.add("MotionCloneLoadMotionRep", 300, 300)
+    second = page.add("MotionClonePlaceMotion", 800, 300)
+    page.wire(first, 0, second, 0)
+    assert [link[1:] for link in page.graph()["links"]] == [[first, 0, second, 0, "MOTION_REP"]]
+    third = page.add("CLIPTextEncode", 300, 600)
+    page.wire(first, 0, third, 0)  # which takes no motion
+    assert len(page.graph()["links"]) == 1
+
+
+@pytest.mark.parametrize("kind", [kind for _, kind in NODES])
+def test_a_help_page_opens(page: Editor, server: ComfyServer, kind: str) -> None:
+    page.add(kind, 400, 200)
+    text = page.help_of(1)
+    assert "What goes wrong" in text
+    described = server.object_info(kind)["input"]
+    for name in (name for group in ("required", "optional") for name in described.get(group, {})):
+        assert name in text, name
