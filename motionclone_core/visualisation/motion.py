@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..mixing import Motion
 from ..representation import MotionRepresentation, TapRepresentation
 from ..resampling import held_throughout
 from ..taps import select_taps
@@ -107,32 +106,6 @@ def heat(intensity: Intensity, size: tuple[int, int]) -> Intensity:
     for cells, target in zip(intensity, out, strict=True):
         smooth = cv2.resize(cells.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
         target[:] = np.clip((smooth - low) * scale, 0, 1)
-    return out
-
-
-def motion_heat(motion: Motion, size: tuple[int, int], taps: str = "*") -> Intensity:
-    """The heat of a motion of one part or several: at each place that of the part that leads it most.
-
-    Each part is shown by its own `heat`, times its strength as a share of the largest. Curves of the strength over
-    the steps are left aside.
-
-    Args:
-        motion: see `mixing.Motion`.
-        size: height and width of the result in pixels.
-        taps: which to show, see `guided_intensity`; of each part those that it has.
-
-    Returns:
-        ``[f, H, W]``, 0 to 1.
-
-    Raises:
-        taps.UnknownTapError: a pattern matches none.
-    """
-    largest = max(part.strength for part in motion.parts)
-    out = np.zeros((motion.frames, *size), np.float32)
-    for part in motion.parts:
-        if part.strength:
-            shown = heat(guided_intensity(part.representation, taps), size)
-            np.maximum(out, np.float32(part.strength / largest) * shown, out=out)
     return out
 
 
