@@ -45,6 +45,17 @@ def held_against(
     return {name: _seen(tap, representation, window, crop, size) for name, tap in kept.items()}
 
 
+def held_throughout(representation: MotionRepresentation) -> dict[Window, dict[str, TapRepresentation]]:
+    """What the whole video is held against at the size that the motion was read at, by window and tap name.
+
+    A motion that was retimed is read in one window over all frames.
+    """
+    size, windows = representation.latent_size, tuple(representation.windows)
+    if representation.timing is not None:
+        windows = (tuple(range(representation.frames)),)
+    return {window: held_against(representation, window, Crop(0, 0, *size), size) for window in windows}
+
+
 def _seen(
     tap: TapRepresentation, representation: MotionRepresentation, window: Window, crop: Crop, size: Size
 ) -> TapRepresentation:

@@ -8,6 +8,7 @@ from .edit import CombineMotions, MaskMotion, MotionStrengthKeyframe, PlaceMotio
 from .extract import ExtractMotionRepresentation
 from .files import LoadMotionRep, SaveMotionRep, register_folder
 from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
+from .preview import PreviewMotionRepresentation
 from .video import LoadReferenceVideo
 
 
@@ -28,6 +29,7 @@ class MotionCloneExtension(ComfyExtension):
             MaskMotion,
             CombineMotions,
             MotionStrengthKeyframe,
+            PreviewMotionRepresentation,
             SaveMotionRep,
             LoadMotionRep,
         ]

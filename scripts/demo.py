@@ -34,16 +34,10 @@ from motionclone_core.metrics import (
 )
 from motionclone_core.representation import MotionRepresentation
 from motionclone_core.video import TooFewFramesError, VideoError, read_frames
-from motionclone_core.visualisation import (
-    Panel,
-    contact_sheet,
-    draw_paths,
-    enlarged,
-    guided_intensity,
-    heat_map,
-    side_by_side,
-    write_picture,
-)
+from motionclone_core.visualisation.canvas import write_picture
+from motionclone_core.visualisation.motion import guided_intensity, heat_map
+from motionclone_core.visualisation.sheets import Panel, contact_sheet, enlarged, side_by_side
+from motionclone_core.visualisation.tracks import draw_paths
 
 Video = NDArray[np.uint8]
 OUTPUT = Path(__file__).parent.parent / "demo_output"

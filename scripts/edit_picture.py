@@ -17,14 +17,9 @@ from edit_study import sampled
 from embedded.drawing import SIZE
 from embedded.model import load_model
 from embedded.scoring import locate_any
-from motionclone_core.visualisation import (
-    Panel,
-    contact_sheet,
-    draw_paths,
-    enlarged,
-    side_by_side,
-    write_picture,
-)
+from motionclone_core.visualisation.canvas import write_picture
+from motionclone_core.visualisation.sheets import Panel, contact_sheet, enlarged, side_by_side
+from motionclone_core.visualisation.tracks import draw_paths
 
 OUTPUT = Path(__file__).parent.parent / "demo_output"
 SIDE = 256

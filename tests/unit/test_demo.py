@@ -19,7 +19,7 @@ from embedded.measuring import Result
 from embedded.model import ModelFileError
 from motionclone_core.metrics import Tracks, track_points
 from motionclone_core.video import read_frames
-from motionclone_core.visualisation import enlarged
+from motionclone_core.visualisation.sheets import enlarged
 
 
 @pytest.fixture(autouse=True)

@@ -10,19 +10,10 @@ from PIL import Image, ImageSequence
 
 from animation import write_animation
 from motionclone_core.representation import MotionRepresentation, TapRepresentation
-from motionclone_core.visualisation import (
-    BACKGROUND,
-    COMPARED_COLOUR,
-    PATH_COLOUR,
-    Panel,
-    contact_sheet,
-    draw_paths,
-    enlarged,
-    guided_intensity,
-    heat_map,
-    side_by_side,
-    write_picture,
-)
+from motionclone_core.visualisation.canvas import BACKGROUND, COMPARED_COLOUR, PATH_COLOUR, write_picture
+from motionclone_core.visualisation.motion import guided_intensity, heat_map
+from motionclone_core.visualisation.sheets import Panel, contact_sheet, enlarged, side_by_side
+from motionclone_core.visualisation.tracks import draw_paths
 
 FINE, COARSE = "up_blocks.1.motion.0.attention.0", "up_blocks.0.motion.0.attention.0"
 FRAMES = 4

@@ -1,0 +1,129 @@
+"""What a motion will guide, over the video that it was read off: where something moves, and which way.
+
+Pictures are uint8 RGB, pixel (0, 0) is the top left one and its centre has the coordinates (0, 0).
+
+Shapes used here: f frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..correspondence import correspondence
+from ..grids import Frame, RepresentationMismatchError
+from ..mixing import Motion, MotionPart
+from ..representation import MotionRepresentation
+from ..taps import select_taps
+from .arrows import draw_arrows
+from .canvas import Video, require_video
+from .motion import OPACITY, Intensity, guided_intensity, heat, overlaid
+
+_CELL = 8  # pixels of a latent cell, as in SD
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A motion as pictures.
+
+    Attributes:
+        video: ``[f, H, W, 3]``.
+        heat: ``[f, H, W]``, 0 where nothing moves to 1; see `motion.heat`.
+    """
+
+    video: Video
+    heat: Intensity
+
+
+def preview(
+    motion: Motion | MotionRepresentation,
+    reference: Video | None = None,
+    *,
+    taps: str = "*",
+    arrows: bool = True,
+    opacity: float = OPACITY,
+) -> Preview:
+    """Show a motion: its heat over the greyed reference, and arrows where it tells which way things move.
+
+    Of several motions each place shows the one that leads it most: each has its own heat, times its strength as a
+    share of the largest; curves over the steps are left aside, and a motion of strength 0 is not shown.
+
+    Args:
+        motion: one or several; those that are retimed, placed or masked are shown as what they guide.
+        reference: the pictures that it was read off, of any size, ``[f, H, W, 3]``: as many as the motion has frames,
+            or 1 that stands for all. Those of a motion that is retimed or placed are shown in its order and place.
+            None is a dark ground of the size of the motion's latent.
+        taps: which to show, see `taps.select_taps`; of each motion those that it has.
+        arrows: whether to draw them.
+        opacity: of the hottest colour, 0 to 1.
+
+    Raises:
+        taps.UnknownTapError: a pattern matches none; the message lists what there is.
+        RepresentationMismatchError: the reference has another number of frames; the message says both.
+        ValueError: the reference is no video, or the opacity is outside 0 to 1.
+    """
+    motion = Motion.of(motion)
+    names = select_taps(motion.taps, taps)
+    ground = _ground(motion, reference)
+    led = [(part, shown) for part in motion.parts if part.strength and (shown := _own(part, names))]
+    if not led:
+        raise ValueError(f"the motions that have {taps!r} are of strength 0: raise one of them, or name other taps")
+    largest = max(part.strength for part in motion.parts)
+    hot = np.zeros(ground.shape[:3], np.float32)
+    for part, shown in led:
+        own = heat(guided_intensity(part.representation, shown), ground.shape[1:3])
+        np.maximum(hot, np.float32(part.strength / largest) * own, out=hot)
+    video = overlaid(hot, ground, opacity=opacity)
+    for part, shown in led if arrows else ():
+        found = correspondence(part.representation, shown)
+        video = draw_arrows(video, found.displacement, found.confidence, found.told)
+    return Preview(video, hot)
+
+
+def _own(part: MotionPart, names: tuple[str, ...]) -> str:
+    """Those of the taps that a part has, as a pattern."""
+    return ", ".join(name for name in names if name in part.representation.taps)
+
+
+def _ground(motion: Motion, reference: Video | None) -> Video:
+    first = motion.representations[0]
+    if reference is None:
+        height, width = (_CELL * side for side in first.latent_size)
+        return np.zeros((motion.frames, height, width, 3), np.uint8)
+    require_video("the reference", reference)
+    edits = {(one.timing, one.frame, one.own_frames) for one in motion.representations}
+    if len(edits) > 1:
+        # Each motion has its own order and place: one set of pictures cannot follow them all.
+        return _repeated(reference, motion.frames, ())
+    own = (first.own_frames,) if first.timing is not None else ()
+    if first.timing is not None and len(reference) == first.own_frames:
+        reference = reference[list(first.timing)]
+    return _placed(_repeated(reference, motion.frames, own), first.frame)
+
+
+def _repeated(reference: Video, frames: int, own: tuple[int, ...]) -> Video:
+    """The reference with a picture for every frame."""
+    if len(reference) == 1:
+        return np.repeat(reference, frames, axis=0)
+    if len(reference) != frames:
+        read = "".join(f", read off {count}" for count in own)
+        raise RepresentationMismatchError(
+            f"the reference has {len(reference)} frames, the motion {frames}{read}: connect the images that the motion "
+            f"was read off, 1 image as a ground for all, or none"
+        )
+    return reference
+
+
+def _placed(reference: Video, frame: Frame) -> Video:
+    """The reference where the motion lies, on black."""
+    if frame == Frame():
+        return reference
+    height, width = reference.shape[1:3]
+    # The middle of pixel i of n lies at (i + 1/2) / n of its side.
+    to = np.array([
+        [frame.width, 0, frame.left * width + (frame.width - 1) / 2],
+        [0, frame.height, frame.top * height + (frame.height - 1) / 2],
+    ])
+    return np.stack([cv2.warpAffine(picture, to, (width, height), flags=cv2.INTER_LINEAR) for picture in reference])

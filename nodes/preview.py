@@ -1,0 +1,111 @@
+"""A motion as pictures."""
+
+from __future__ import annotations
+
+import secrets
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..motionclone_core.mixing import Motion
+from ..motionclone_core.representation import MotionRepresentation
+from ..motionclone_core.visualisation.preview import preview
+from .sockets import MotionRep, node_schema
+
+_QUALITY = 90  # of the animation that the node shows
+
+
+class PreviewMotionRepresentation(io.ComfyNode):
+    """Where a motion guides, and which way, over the reference."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the class."""
+        return node_schema(
+            node_id="MotionClonePreviewMotion",
+            display_name="Preview Motion Representation",
+            description="Shows what a motion will guide: hot where something moves, with arrows where it can be told "
+            "which way. Retimed, placed, masked and combined motions are shown as they guide.",
+            search_aliases=["motion clone", "show motion", "motion heat map", "visualize motion", "motion arrows"],
+            is_output_node=True,
+            inputs=[
+                MotionRep.Input("motion_rep", tooltip="The motion, or several from Combine Motions."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The frames that the motion was read off, in any size; or one image for all. Empty is a "
+                    "dark ground.",
+                ),
+                io.String.Input(
+                    "taps",
+                    default="*",
+                    tooltip="Which layers to show, separated by commas: * is all that the motion holds, up_blocks.1 a "
+                    "block, up_blocks.1.motion.0.attention.1 one layer.",
+                ),
+                io.Boolean.Input(
+                    "arrows",
+                    default=True,
+                    tooltip="Draw where things will be three frames on. Where the motion does not tell, there is no "
+                    "arrow.",
+                ),
+                io.Float.Input(
+                    "opacity",
+                    default=0.85,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.0001,
+                    tooltip="Of the hottest colour over the images.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=1.0,
+                    max=60.0,
+                    step=1.0,
+                    round=0.001,
+                    tooltip="How fast the node plays the pictures.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="images", tooltip="A picture for each frame of the motion."),
+                io.Mask.Output(
+                    "intensity",
+                    display_name="intensity",
+                    tooltip="How much each place moves, 0 to 1, in the images' size.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        motion_rep: MotionRepresentation | Motion,
+        taps: str,
+        arrows: bool,
+        opacity: float,
+        fps: float,
+        images: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        """See the class."""
+        reference = None
+        if images is not None:
+            reference = (images[..., :3].cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        shown = preview(motion_rep, reference, taps=taps, arrows=arrows, opacity=opacity)
+        pictures = torch.from_numpy(shown.video).float() / 255
+        return io.NodeOutput(pictures, torch.from_numpy(shown.heat), ui=_animated(pictures, fps))
+
+
+def _animated(pictures: torch.Tensor, fps: float) -> ui.SavedImages:
+    """The pictures as one animation in ComfyUI's temp folder."""
+    file = ui.ImageSaveHelper.save_animated_webp(
+        pictures,
+        filename_prefix=f"motion_{secrets.token_hex(4)}",
+        folder_type=io.FolderType.temp,
+        cls=None,  # without the workflow: a preview is not kept
+        fps=fps,
+        lossless=False,
+        quality=_QUALITY,
+        method=2,
+    )
+    return ui.SavedImages([file], is_animated=len(pictures) > 1)
