@@ -21,6 +21,7 @@ from ..motionclone_core.schedule import (
     StrengthCurve,
     UpdateRule,
 )
+from .reports import plot_of, show, shown_in
 from .sockets import MotionCurve, MotionRep, node_schema
 
 _CUSTOM = "custom"
@@ -180,6 +181,7 @@ class ApplyMotionGuidance(io.ComfyNode):
                 _curve_input(),
             ],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -201,7 +203,8 @@ class ApplyMotionGuidance(io.ComfyNode):
         """See the class."""
         window = curve or GuidanceWindow(start_step, guided_steps, warm_up, cool_down)
         guidance = MotionGuidance(motion_rep, weight, window, update_rule, limit or None, reuse)
-        return io.NodeOutput(with_guidance(model, guidance, memory=memory))
+        on_end = shown_in(cls.hidden.unique_id)
+        return io.NodeOutput(with_guidance(model, guidance, memory=memory, on_end=on_end))
 
 
 class MotionCloneScheduler(io.ComfyNode):
@@ -309,7 +312,12 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                     tooltip="How many steps were guided, and what became of the energy; a line for each run, of which "
                     "AnimateDiff's iterations make several.",
                 ),
+                io.Image.Output(
+                    display_name="energy_plot",
+                    tooltip="The energy over the steps: how far the video's motion was from the one to follow.",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -370,4 +378,6 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
             latent=latent_image,
             seed=seed,
         )
-        return io.NodeOutput(latent, "\n".join(map(str, reports)))
+        said = "\n".join(map(str, reports))
+        show(cls.hidden.unique_id, said)
+        return io.NodeOutput(latent, said, plot_of(reports))

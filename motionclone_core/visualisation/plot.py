@@ -66,6 +66,8 @@ class _Axes:
 def energy_plot(runs: Run | Mapping[str, Run], steps: int, *, size: tuple[int, int] = SIZE) -> Picture:
     """How the energy falls: a line for each run, over all steps; the guided ones stand on a lighter ground.
 
+    Where there is no energy, the picture says that no step was guided.
+
     Steps are counted from 1, as people do. A step whose energy is no number, where a gradient overflowed, breaks
     the line.
 
@@ -78,12 +80,16 @@ def energy_plot(runs: Run | Mapping[str, Run], steps: int, *, size: tuple[int, i
         ``[H, W, 3]``.
 
     Raises:
-        ValueError: there is nothing to show, a step that the run does not have, an energy below 0, or too small a
-            picture.
+        ValueError: a step that the run does not have, an energy below 0, or too small a picture.
     """
     named = dict(runs) if isinstance(runs, Mapping) else {"": runs}
     _require_runs(named, steps, size)
     page, letters = blank(*size), max(9, round(size[0] / 22))
+    if not any(math.isfinite(energy) for run in named.values() for _, energy in run):
+        text = "no step was guided"
+        middle = (size[1] - text_width(text, letters, False)) // 2, size[0] // 2
+        write(page, text, middle, letters, MUTED)
+        return page
     ticks = _ticks([energy for run in named.values() for _, energy in run if math.isfinite(energy)])
     numbers = max(text_width(number, letters, False) for number in _spoken(ticks))
     head = 3.0 * letters
@@ -103,8 +109,6 @@ def _require_runs(runs: Mapping[str, Run], steps: int, size: tuple[int, int]) ->
         raise ValueError(
             f"a plot of {size[1]} x {size[0]} pixels: at least {_SMALLEST[1]} x {_SMALLEST[0]} can be read"
         )
-    if not any(math.isfinite(energy) for run in runs.values() for _, energy in run):
-        raise ValueError(f"{len(runs)} runs hold no energy: at least 1 guided step is needed")
     for name, run in runs.items():
         for step, energy in run:
             if not 0 <= step < steps:

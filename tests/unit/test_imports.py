@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = "motionclone_core/"
-HOST_PACKAGES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "diffusers", "folder_paths", "latent_preview"}
+HOST_PACKAGES = {
+    "comfy", "comfy_api", "comfy_execution", "comfy_extras", "diffusers", "folder_paths", "latent_preview", "server",
+}  # fmt: skip
 LIBRARIES = {"cv2", "einops", "numpy", "safetensors", "torch"}
 # Where ComfyUI may be imported.
 HOST_ROOMS = (CORE + "hosts/comfy_*", "nodes/*")
