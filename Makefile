@@ -15,13 +15,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-more test-ways test-models demo demo-comfy examples fidelity edits sizes bench \
+.PHONY: help test test-unit test-comfy run-comfy test-browser run-browser test-more test-ways test-models demo demo-comfy examples fidelity edits sizes bench \
 	lint clean
 
 help:
 	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"
 	@echo "make test-unit   unit tests: neither ComfyUI nor a GPU"
 	@echo "make test-comfy  only the ComfyUI tests; fails if there is no ComfyUI"
+	@echo "make test-browser ComfyUI's graph editor in headless Chromium: workflows open and run, nodes are found and explained"
 	@echo "make test-more   further cases: the other example workflows, ControlNets and windows (minutes)"
 	@echo "make test-ways   guided steps in every way that ComfyUI keeps weights and computes attention (a minute each)"
 	@echo "make test-models motion models and nodes of AnimateDiff-Evolved's, each with random weights of its own (7.7 GB, made once)"
@@ -51,7 +52,8 @@ $(STAMP): requirements.txt requirements-dev.txt
 	@touch $@
 
 test: test-unit
-	@if reason="$$($(PY) scripts/find_comfyui.py 2>&1)"; then $(MAKE) --no-print-directory run-comfy; else \
+	@if reason="$$($(PY) scripts/find_comfyui.py 2>&1)"; then \
+		$(MAKE) --no-print-directory run-comfy && $(MAKE) --no-print-directory run-browser ARGS='-m "not more" $(ARGS)'; else \
 		echo; echo "$$reason"; echo; \
 		echo "ComfyUI tests: NOT RUN (only ruff and the unit tests were). To run them, install ComfyUI with" \
 			"ComfyUI-AnimateDiff-Evolved and set COMFYUI_PATH; the reason is above."; fi
@@ -67,6 +69,14 @@ test-comfy: $(STAMP)
 run-comfy: $(STAMP)
 	@mkdir -p $(RESULTS)
 	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy -m "not more and not ways and not models" --junitxml=$(RESULTS)/comfy.xml $(ARGS)
+
+test-browser: $(STAMP)
+	@$(PY) scripts/find_comfyui.py
+	@MOTIONCLONE_REQUIRE_BROWSER=1 $(MAKE) --no-print-directory run-browser
+
+run-browser: $(STAMP)
+	@mkdir -p $(RESULTS)
+	$(PY) -m pytest tests/browser --junitxml=$(RESULTS)/browser.xml $(ARGS)
 
 test-more: $(STAMP)
 	@mkdir -p $(RESULTS)

@@ -179,6 +179,20 @@ def published_names(files: ModelFiles) -> dict[str, dict[str, Path]]:
     }
 
 
+def published_links(files: ModelFiles, folder: Path, *, adapter: Path | None = None) -> dict[str, list[Path]]:
+    """Links to random weights by the names that the example workflows ask for, in ComfyUI's folders.
+
+    Args:
+        files: the weights.
+        folder: where the links are put.
+        adapter: stands for AnimateDiff's adapter LoRA; without it a file does that no run can load.
+    """
+    kinds = published_names(files) | {"loras": {"v3_sd15_adapter.ckpt": adapter or files.motion_module}}
+    for name, file in (pair for names in kinds.values() for pair in names.items()):
+        (folder / name).symlink_to(file)
+    return {kind: [folder / name for name in names] for kind, names in kinds.items()}
+
+
 def ensure_models(found: ComfyUI) -> ModelFiles:
     """The files, made with the interpreter of ``found`` if they are not in the cache.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from comfy_server import ComfyServer
 from draw_clip import draw_inputs
 from editor import Editor, NoBrowserError, editor, find_chromium
 from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
-from random_models import ModelFiles, ensure_models, published_names
+from random_models import ensure_models, published_links
 from scenes import write_loras
 
 REQUIRED = "MOTIONCLONE_REQUIRE_BROWSER"
@@ -38,23 +37,12 @@ def comfyui() -> ComfyUI:
 def server(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A server with random weights under the names that the workflows ask for, and the clips that they load."""
     folder = tmp_path_factory.mktemp("models")
-    linked = named(ensure_models(comfyui), folder)
+    (adapter,) = write_loras(folder)["loras"]
+    linked = published_links(ensure_models(comfyui), folder, adapter=adapter)
     with ComfyServer(comfyui, models=linked, extra_args=["--preview-method", "latent2rgb"]) as running:
         for file in draw_inputs(folder / "inputs", size=(96, 64)):
             running.add_input(file)
         yield running
-
-
-def named(files: ModelFiles, folder: Path) -> dict[str, list[Path]]:
-    """Links to random weights, by ComfyUI's names of their folders."""
-    (lora,) = write_loras(folder)["loras"]
-    kinds = published_names(files) | {"loras": {"v3_sd15_adapter.ckpt": lora}}
-    linked: dict[str, list[Path]] = {kind: [] for kind in kinds}
-    for kind, names in kinds.items():
-        for name, file in names.items():
-            (folder / name).symlink_to(file)
-            linked[kind].append(folder / name)
-    return linked
 
 
 @pytest.fixture(scope="session")
