@@ -46,7 +46,6 @@ OUTPUT = Path(__file__).parent.parent / "web" / "docs" / "pictures"
 SIDE = 168  # a help page is narrow
 SHOWN = (0, 4, 8, 12, 15)
 WARM: Colour = (250, 150, 40)  # of the heat maps
-ONE_CLIP, TWO_CLIP = 2, 3
 PATHS = "blue: where a thing is; white, dashed: where the motion has it"
 
 
@@ -70,17 +69,31 @@ def cloning(model: EmbeddedModel) -> dict[str, Picture]:
     }
 
 
-def editing(model: EmbeddedModel) -> dict[str, Picture]:
-    """What follows an edited motion."""
-    (one,), (two,) = clips("one", 1, first=ONE_CLIP), clips("two", 1, first=TWO_CLIP)
-    backwards, smaller = replace(ONE, reverse=True), replace(ONE, scale=0.5, x=0.2)
-    part, both = cells()["two/first"], cells()["two/each its own"]
-    return {
-        "retime": sheet([_reference(one), _followed(model, one, backwards, "reverse")], PATHS),
-        "place": sheet([_reference(one), _followed(model, one, smaller, "moved", "scale 0.5, x 0.2")], PATHS),
-        "mask": sheet([_reference(two), _followed(model, two, part, "masked", "darker: left out")], PATHS),
-        "combine": sheet([*_alone(two), _followed(model, two, both, "combined")], PATHS),
-    }
+def retimed(model: EmbeddedModel) -> dict[str, Picture]:
+    """A motion followed backwards."""
+    (clip,) = clips("one", 1, first=2)
+    return {"retime": sheet([_reference(clip), _followed(model, clip, replace(ONE, reverse=True), "reverse")], PATHS)}
+
+
+def placed(model: EmbeddedModel) -> dict[str, Picture]:
+    """A motion followed in another place."""
+    (clip,) = clips("one", 1)
+    setting = replace(ONE, scale=0.8, x=0.15, y=0.15)
+    return {"place": sheet([_reference(clip), _followed(model, clip, setting, "placed", "scale 0.8, x and y 0.15")], PATHS)}
+
+
+def masked(model: EmbeddedModel) -> dict[str, Picture]:
+    """One of two motions followed."""
+    (clip,) = clips("two", 1, first=3)
+    panel = _followed(model, clip, cells()["two/first"], "masked", "darker: left out")
+    return {"mask": sheet([_reference(clip), panel], PATHS)}
+
+
+def combined(model: EmbeddedModel) -> dict[str, Picture]:
+    """Two motions followed by one video."""
+    (clip,) = clips("two", 1, first=3)
+    panel = _followed(model, clip, cells()["two/each its own"], "combined")
+    return {"combine": sheet([*_alone(clip), panel], PATHS)}
 
 
 def _reference(clip: Clip) -> Panel:
@@ -200,7 +213,7 @@ def _frames(axes: Any) -> None:
     axes.axis("off")
 
 
-def charts() -> dict[str, Picture]:
+def charts(_: EmbeddedModel) -> dict[str, Picture]:
     """What needs no model."""
     return {
         "frames": chart(_frames, height=2.8),
@@ -219,18 +232,26 @@ def write_webp(picture: Picture, path: Path) -> None:
     write_whole(path, file.getvalue())
 
 
+GROUPS: dict[str, Callable[[EmbeddedModel], dict[str, Picture]]] = {
+    "charts": charts,
+    "cloning": cloning,
+    "retimed": retimed,
+    "placed": placed,
+    "masked": masked,
+    "combined": combined,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--charts", action="store_true", help="only those that need no model")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="not all of the pictures")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args(arguments)
-    pictures = charts()
-    if not args.charts:
-        model = load_model()
-        pictures |= cloning(model) | editing(model)
-    for name, picture in pictures.items():
-        write_webp(picture, args.output / f"{name}.webp")
-        print(f"{name}.webp: {picture.shape[1]} x {picture.shape[0]}")
+    model = load_model()
+    for group in args.only:
+        for name, picture in GROUPS[group](model).items():
+            write_webp(picture, args.output / f"{name}.webp")
+            print(f"{name}.webp: {picture.shape[1]} x {picture.shape[0]}")
 
 
 if __name__ == "__main__":
