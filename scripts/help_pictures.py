@@ -79,7 +79,8 @@ def placed(model: EmbeddedModel) -> dict[str, Picture]:
     """A motion followed in another place."""
     (clip,) = clips("one", 1)
     setting = replace(ONE, scale=0.8, x=0.15, y=0.15)
-    return {"place": sheet([_reference(clip), _followed(model, clip, setting, "placed", "scale 0.8, x and y 0.15")], PATHS)}
+    panel = _followed(model, clip, setting, "placed", "scale 0.8, x and y 0.15")
+    return {"place": sheet([_reference(clip), panel], PATHS)}
 
 
 def masked(model: EmbeddedModel) -> dict[str, Picture]:

@@ -11,7 +11,6 @@ import argparse
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from find_comfyui import PACK, ComfyUI, find_comfyui

@@ -6,10 +6,10 @@ import urllib.error
 from typing import Any
 
 import pytest
-from help_pages import LANGUAGES, Page, pages_in, path_of
-from node_locales import CATEGORY, node_definitions, read_definitions
 
 from comfy_server import ComfyServer
+from help_pages import LANGUAGES, Page, pages_in, path_of
+from node_locales import CATEGORY, node_definitions, read_definitions
 
 
 @pytest.fixture(scope="module")

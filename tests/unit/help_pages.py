@@ -22,7 +22,8 @@ class Page:
 
     Attributes:
         text: the whole of it.
-        sections: the rows of the tables under its headings, in order: inputs, outputs, wiring, and last what goes wrong.
+        sections: the rows of the tables under its headings, in order: inputs, outputs, wiring, and last
+            what goes wrong.
     """
 
     text: str

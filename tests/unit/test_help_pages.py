@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from help_pages import LANGUAGES, PAGES, ROOT, Page, is_spoken, pages_in, spoken_texts
-from node_locales import read_definitions
 
+from help_pages import LANGUAGES, PAGES, ROOT, Page, is_spoken, pages_in, spoken_texts
 from motionclone_core.schedule import PRESETS
+from node_locales import read_definitions
 
 DEFINITIONS = read_definitions("en")
 READ = {language: pages_in(language) for language in LANGUAGES}

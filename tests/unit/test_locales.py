@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+
 from node_locales import LOCALES, leaves, node_definitions, read_definitions
 
 LANGUAGES = ("en", "zh")
