@@ -36,7 +36,7 @@ class RetimeMotion(io.ComfyNode):
             display_name="Retime Motion",
             description="Fits a motion to another number of frames. Every frame follows the nearest one of the "
             "reference; context windows are read by themselves.",
-            search_aliases=["motion clone", "motion speed", "loop motion", "reverse motion", "ping-pong"],
+            search_aliases=["motion speed", "slow motion", "loop motion", "reverse motion", "ping-pong"],
             inputs=[
                 _motion_input(),
                 io.Int.Input(
@@ -92,7 +92,7 @@ class PlaceMotion(io.ComfyNode):
             node_id="MotionClonePlaceMotion",
             display_name="Place Motion",
             description="Moves and scales a motion inside the frame. What lies outside it is not guided.",
-            search_aliases=["motion clone", "move motion", "scale motion", "shift motion", "reposition"],
+            search_aliases=["move motion", "scale motion", "shift motion", "reposition"],
             inputs=[
                 _motion_input(),
                 io.Float.Input("x", tooltip="To the right, in widths of the frame.", **way),
@@ -127,7 +127,7 @@ class MaskMotion(io.ComfyNode):
             display_name="Mask Motion",
             description="Guides a part of the frame alone. Inverted it leaves that part out: the camera's motion "
             "without the subject's.",
-            search_aliases=["motion clone", "regional motion", "motion mask", "camera motion without subject"],
+            search_aliases=["regional motion", "motion mask", "camera motion without subject"],
             inputs=[
                 _motion_input(),
                 io.Mask.Input(
@@ -166,7 +166,7 @@ class CombineMotions(io.ComfyNode):
             display_name="Combine Motions",
             description="Lets one video follow two motions, each with its strength, and a curve of it over the steps "
             "if you like. Mask them first if each has its place. Chain this node for more.",
-            search_aliases=["motion clone", "mix motions", "blend motions", "several motions", "add motion"],
+            search_aliases=["mix motions", "blend motions", "several motions", "add motion"],
             inputs=[
                 MotionRep.Input("motion_1", tooltip="A motion, or several from another Combine Motions."),
                 MotionRep.Input("motion_2", tooltip="Another one."),
@@ -210,7 +210,7 @@ class MotionStrengthKeyframe(io.ComfyNode):
             display_name="Motion Strength Keyframe",
             description="How strong guidance is at one point of the run. Chain several to draw a curve; it takes the "
             "place of guided steps, warm-up and cool-down.",
-            search_aliases=["motion clone", "motion curve", "motion keyframes", "guidance schedule"],
+            search_aliases=["motion curve", "motion keyframes", "guidance schedule"],
             inputs=[
                 io.Float.Input(
                     "at",

@@ -27,7 +27,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
             display_name="Extract Motion Representation",
             description="Reads the motion of a reference video off the model's temporal attention, in one "
             "denoising step. Connect either a LATENT, or images and a VAE.",
-            search_aliases=["motion clone", "motion transfer", "motion reference", "animatediff motion"],
+            search_aliases=["motion transfer", "video motion transfer", "animatediff motion", "read motion"],
             inputs=[
                 io.Model.Input(
                     "model",

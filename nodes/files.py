@@ -71,7 +71,7 @@ class SaveMotionRep(io.ComfyNode):
             display_name="Save Motion Rep",
             description="Saves a motion as a safetensors file under motion_reps/ in the output or models folder. "
             "Never overwrites: names are numbered.",
-            search_aliases=["motion clone", "save motion", "export motion"],
+            search_aliases=["save motion", "export motion", "motion file"],
             is_output_node=True,
             inputs=[
                 MotionRep.Input("motion_rep", tooltip="The motion to save."),
@@ -114,7 +114,7 @@ class LoadMotionRep(io.ComfyNode):
             node_id="MotionCloneLoadMotionRep",
             display_name="Load Motion Rep",
             description="Loads a motion that Save Motion Rep wrote.",
-            search_aliases=["motion clone", "load motion", "import motion"],
+            search_aliases=["load motion", "import motion", "motion file"],
             inputs=[
                 io.Combo.Input(
                     "file",

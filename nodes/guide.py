@@ -152,7 +152,7 @@ class ApplyMotionGuidance(io.ComfyNode):
             display_name="Apply Motion Guidance",
             description="Makes the model follow a motion while any KSampler or SamplerCustom samples it. Right for "
             "euler and ddim; samplers that it does not fit are refused when they run.",
-            search_aliases=["motion clone", "motion transfer", "motion guidance"],
+            search_aliases=["motion transfer", "video motion transfer", "motion guidance", "follow motion"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The AnimateDiff model that you would connect to the sampler."
@@ -217,7 +217,7 @@ class MotionCloneScheduler(io.ComfyNode):
             node_id="MotionCloneScheduler",
             display_name="MotionClone Scheduler",
             description="The uneven timesteps of the published program, for SamplerCustom.",
-            search_aliases=["motion clone", "uneven timesteps", "sigmas"],
+            search_aliases=["uneven timesteps", "motion sigmas", "motion schedule"],
             inputs=[
                 io.Model.Input("model", tooltip="Its noise schedule turns timesteps into sigmas."),
                 *_steps_inputs(),
@@ -242,7 +242,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
             node_id="MotionCloneGuidedKSampler",
             display_name="MotionClone Guided KSampler",
             description="A KSampler with one wire more: the new video follows the motion representation.",
-            search_aliases=["motion clone", "motion transfer", "motion ksampler", "animatediff ksampler"],
+            search_aliases=["motion transfer", "video motion transfer", "motion sampler", "animatediff ksampler"],
             inputs=[
                 io.Model.Input("model", tooltip="An AnimateDiff model."),
                 MotionRep.Input("motion_rep", tooltip="The motion to follow."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -15,13 +16,21 @@ MotionCurve = io.Custom("MOTION_CURVE")
 
 CATEGORY = "MotionClone"
 
+SEARCH_ALIASES = ("motion clone", "motionclone")
+"""What finds every node of this pack, beside the names of its own."""
+
 _SCHEMA_FIELDS = frozenset(inspect.signature(io.Schema).parameters)
 
 
-def node_schema(**fields: Any) -> io.Schema:
+def node_schema(*, search_aliases: Sequence[str], **fields: Any) -> io.Schema:
     """An `io.Schema` of this pack's category; fields that this ComfyUI does not know yet are left out.
 
     ComfyUI 0.8 has no ``search_aliases``.
+
+    Args:
+        search_aliases: what else people type to find the node; those of the whole pack are added.
+        **fields: those of `io.Schema`.
     """
+    fields["search_aliases"] = list(dict.fromkeys((*SEARCH_ALIASES, *search_aliases)))
     known = {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
     return io.Schema(category=CATEGORY, **known)

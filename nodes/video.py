@@ -29,7 +29,7 @@ class LoadReferenceVideo(io.ComfyNode):
         return node_schema(
             node_id="MotionCloneLoadReferenceVideo",
             display_name="Load Reference Video",
-            search_aliases=["motion clone", "motion reference", "video frames"],
+            search_aliases=["motion reference", "video frames", "load video", "video to images", "gif to frames"],
             description="Reads evenly spaced frames of a video, first and last of the part included.",
             inputs=[
                 io.Combo.Input(

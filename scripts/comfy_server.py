@@ -259,6 +259,10 @@ class ComfyServer:
         """Posts JSON; the answer's JSON, or None."""
         return json.loads(self._request(path, json.dumps(body).encode(), timeout) or b"null")
 
+    def fetch(self, path: str, *, timeout: float = 60.0) -> bytes:
+        """What lies at ``path``, as it is."""
+        return self._request(path, None, timeout)
+
     def _request(self, path: str, data: bytes | None, timeout: float) -> bytes:
         url = f"http://127.0.0.1:{self.port}{path}"
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"} if data else {})
