@@ -19,20 +19,8 @@ NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
 EVERYDAY = {"clone_motion", "image_to_video"}
 EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.more) for name in NAMES]
 CUT = Cut(frames=4, side=64, steps=3, guided_steps=2)
-NODES = [
-    ("Load Reference Video", "MotionCloneLoadReferenceVideo"),
-    ("Extract Motion Representation", "MotionCloneExtract"),
-    ("Apply Motion Guidance", "MotionCloneApplyGuidance"),
-    ("MotionClone Guided KSampler", "MotionCloneGuidedKSampler"),
-    ("MotionClone Scheduler", "MotionCloneScheduler"),
-    ("Save Motion Rep", "MotionCloneSaveMotionRep"),
-    ("Load Motion Rep", "MotionCloneLoadMotionRep"),
-    ("Retime Motion", "MotionCloneRetimeMotion"),
-    ("Place Motion", "MotionClonePlaceMotion"),
-    ("Mask Motion", "MotionCloneMaskMotion"),
-    ("Combine Motions", "MotionCloneCombineMotions"),
-    ("Motion Strength Keyframe", "MotionCloneStrengthKeyframe"),
-]
+TEXTS = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+NODES = sorted((texts["display_name"], kind) for kind, texts in TEXTS.items())
 
 
 def wires(graph: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -114,7 +102,7 @@ def test_nodes_are_wired_by_hand(page: Editor) -> None:
 def test_a_help_page_opens(page: Editor, server: ComfyServer, kind: str) -> None:
     page.add(kind, 400, 200)
     text = page.help_of(1)
-    assert "What goes wrong" in text
+    assert "When something goes wrong" in text
     described = server.object_info(kind)["input"]
     for name in (name for group in ("required", "optional") for name in described.get(group, {})):
         assert name in text, name
