@@ -8,6 +8,7 @@ from .edit import CombineMotions, MaskMotion, MotionStrengthKeyframe, PlaceMotio
 from .extract import ExtractMotionRepresentation
 from .files import LoadMotionRep, SaveMotionRep, register_folder
 from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
+from .score import BestMotion, MotionSeeds, ScoreMotion
 from .video import LoadReferenceVideo
 
 
@@ -30,4 +31,7 @@ class MotionCloneExtension(ComfyExtension):
             MotionStrengthKeyframe,
             SaveMotionRep,
             LoadMotionRep,
+            ScoreMotion,
+            MotionSeeds,
+            BestMotion,
         ]
