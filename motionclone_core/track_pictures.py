@@ -176,7 +176,7 @@ def _drawn(video: Video, tracks: Tracks, colours: NDArray[np.uint8]) -> Video:
 
 def _frame(picture: Picture, frame: int, moving: list[_Path], still: list[_Path]) -> Picture:
     pen = max(1.2, len(picture) / 230)
-    canvas = np.repeat(np.repeat(_muted(picture), _FINE, axis=0), _FINE, axis=1)
+    canvas = cv2.resize(_muted(picture), None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
     last = len(moving[0].points) - 1 if moving else frame
     for first, end, width, opacity in (
         (frame, last, 0.8, 0.3), (0, frame, 1.2, 0.65), (max(0, frame - _TAIL), frame, 1.7, 1.0),
@@ -192,8 +192,8 @@ def _frame(picture: Picture, frame: int, moving: list[_Path], still: list[_Path]
 
 def _muted(picture: Picture) -> Picture:
     """Darker and greyer, so that colours of tracks are not mistaken for the video's."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    return np.rint(0.75 * (0.6 * picture + 0.4 * grey)).astype(np.uint8)
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(picture, 0.45, grey, 0.3, 0)
 
 
 def _blended(canvas: Picture, opacity: float, draw: Callable[[Picture], None]) -> None:
