@@ -109,7 +109,9 @@ def _score_outputs() -> list[io.Output]:
             "clip_consistency", "Mean cosine of neighbouring frames. Without CLIP Vision what uses it does not run."
         ),
         io.String.Output("report", display_name="report", tooltip="All scores as a table."),
-        io.Image.Output("tracks", display_name="tracks", tooltip="Both videos with their tracks: do they lie on what moves?"),
+        io.Image.Output(
+            "tracks", display_name="tracks", tooltip="Both videos with their tracks: do they lie on what moves?"
+        ),
     ]
 
 
