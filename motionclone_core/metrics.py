@@ -242,6 +242,28 @@ def motion_fidelity(a: Tracks, b: Tracks, *, still: float = 0.001) -> float:
     Raises:
         ValueError: the numbers of frames differ, or ``still`` is not above 0.
     """
+    alike, (wa, wb) = _alike(a, b, still)
+    best_a = _best(_agreed(alike, wa, b.measured), wa)
+    best_b = _best(_agreed(alike.swapaxes(0, 1), wb, a.measured), wb)
+    return float((best_a + best_b) / (wa.sum() + wb.sum()))
+
+
+def track_agreement(a: Tracks, b: Tracks, *, still: float = 0.001) -> np.ndarray:
+    """How much each track of one video moves like each of another's, as `motion_fidelity` compares them.
+
+    Returns:
+        [n, m], n tracks of ``a`` and m of ``b``: -1 to 1, weighed by how far ``a`` moves; -inf where the one of
+        ``b`` is not there for long enough to be a partner.
+
+    Raises:
+        ValueError: see `motion_fidelity`.
+    """
+    alike, (weights, _) = _alike(a, b, still)
+    return _agreed(alike, weights, b.measured)
+
+
+def _alike(a: Tracks, b: Tracks, still: float) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """How alike all pairs of tracks are at each step [n, m, f - 1], and what steps weigh in both."""
     if a.points.shape[1] != b.points.shape[1]:
         raise ValueError(
             f"{a.points.shape[1]} and {b.points.shape[1]} frames: only videos of equally many can be compared"
@@ -252,18 +274,16 @@ def motion_fidelity(a: Tracks, b: Tracks, *, still: float = 0.001) -> float:
     dots = np.einsum("atx,btx->abt", u, v)
     squares = (u * u).sum(-1)[:, None] + (v * v).sum(-1)[None]
     alike = (2 * dots + still**2) / (squares + still**2)
-    # Weights of steps; those that are not measured weigh nothing.
+    # Steps that are not measured weigh nothing.
     wa, wb = (
         tracks.measured * (np.linalg.norm(steps, axis=-1) + still / 10)
         for tracks, steps in ((a, u), (b, v))
     )
-    best_a = _of_best_partners(alike, wa, b.measured)
-    best_b = _of_best_partners(alike.swapaxes(0, 1), wb, a.measured)
-    return float((best_a + best_b) / (wa.sum() + wb.sum()))
+    return alike, (wa, wb)
 
 
-def _of_best_partners(alike: np.ndarray, weights: np.ndarray, there: np.ndarray) -> float:
-    """Sum over tracks of their weight times how alike their best partner is; see `motion_fidelity`.
+def _agreed(alike: np.ndarray, weights: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Weighted mean over the steps that both have, -inf where they share too few; see `motion_fidelity`.
 
     ``alike`` [n, m, f - 1], ``weights`` [n, f - 1], ``there`` bool [m, f - 1].
     """
@@ -272,8 +292,13 @@ def _of_best_partners(alike: np.ndarray, weights: np.ndarray, there: np.ndarray)
     agreed = np.einsum("abt,at,bt->ab", alike, weights, there)
     # A little less than half, for the rounding of sums.
     partners = (shared >= 0.499 * whole[:, None]) & (shared > 0)
-    scores = np.divide(agreed, shared, out=np.full_like(agreed, -np.inf), where=partners)
-    return float((whole * np.where(partners.any(axis=1), scores.max(axis=1), 0.0)).sum())
+    return np.divide(agreed, shared, out=np.full_like(agreed, -np.inf), where=partners)
+
+
+def _best(agreement: np.ndarray, weights: np.ndarray) -> float:
+    """Sum over tracks of their weight times how alike their best partner is, 0 where there is none."""
+    best = agreement.max(axis=1)
+    return float((weights.sum(axis=1) * np.where(np.isfinite(best), best, 0.0)).sum())
 
 
 def _shortened(steps: np.ndarray, by: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from .extract import ExtractMotionRepresentation
 from .files import LoadMotionRep, SaveMotionRep, register_folder
 from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
 from .preview import PreviewMotionRepresentation
+from .score import BestMotion, MotionSeeds, ScoreMotion
 from .video import LoadReferenceVideo
 
 
@@ -32,4 +33,7 @@ class MotionCloneExtension(ComfyExtension):
             PreviewMotionRepresentation,
             SaveMotionRep,
             LoadMotionRep,
+            ScoreMotion,
+            MotionSeeds,
+            BestMotion,
         ]

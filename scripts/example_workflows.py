@@ -103,21 +103,35 @@ def latent_like(sheet: Sheet, clip: Placed) -> Placed:
     return sheet.add("EmptyLatentImage", "Empty latent: like the reference", **inputs)
 
 
-def finish(
-    sheet: Sheet, parts: Parts, motion: Any, latent: Any, clip: Placed, *, preset: str = "camera",
-    positive: Any = None, negative: Any = None, hint: str = "", number: int = 5,
-) -> None:  # fmt: skip
-    """Sampling and the animation."""
+def sampled(
+    sheet: Sheet, parts: Parts, motion: Any, latent: Any, *, preset: str = "camera", positive: Any = None,
+    negative: Any = None, hint: str = "", number: int = 5, **inputs: Any,
+) -> Placed:  # fmt: skip
+    """Guided sampling, in a column of its own."""
     sheet.column(f"{number} Clone", CLONE)
-    texts = {"positive": positive or parts.positive, "negative": negative or parts.negative}
-    sampled = sheet.add(
+    inputs |= {"positive": positive or parts.positive, "negative": negative or parts.negative}
+    sampler = sheet.add(
         "MotionCloneGuidedKSampler", tint=BLUE, model=parts.model, motion_rep=motion, latent_image=latent,
-        preset=preset, scheduler="motionclone", sampler_name="euler", **texts,
+        preset=preset, scheduler="motionclone", sampler_name="euler", **inputs,
     )  # fmt: skip
     if hint:
         sheet.note("Settings", hint, 300)
+    return sampler
+
+
+def finish(
+    sheet: Sheet, parts: Parts, motion: Any, latent: Any, clip: Placed, *, number: int = 5, **changes: Any
+) -> Placed:
+    """Sampling and the animation; the frames."""
+    sampler = sampled(sheet, parts, motion, latent, number=number, **changes)
     sheet.column(f"{number + 1} Result", RESULT)
-    video = sheet.add("VAEDecode", samples=sampled[0], vae=parts.vae)
+    video = sheet.add("VAEDecode", samples=sampler[0], vae=parts.vae)
+    saved(sheet, video, clip)
+    return video
+
+
+def saved(sheet: Sheet, video: Any, clip: Placed) -> None:
+    """The animation, as fast as the reference."""
     settings = {"filename_prefix": f"MotionClone/{sheet.name}", "lossless": False, "quality": 85, "method": "default"}
     sheet.add("SaveAnimatedWEBP", "Save animation", images=video, fps=clip[1], tall=620, **settings)
 
@@ -333,7 +347,69 @@ def mixed_motions(sheet: Sheet) -> None:
     finish(sheet, parts, both, latent, one, number=6)
 
 
-WORKFLOWS = (image_to_video, sketch_to_video, controlnet, long_video, other_shape, region, mixed_motions)
+def evaluate(sheet: Sheet) -> None:
+    """# How well does it follow?
+
+    The result is scored against its reference, and the tracks of both are drawn side by side: in one colour where
+    they move alike, white where a track has no partner.
+
+    1. **Load Reference Video**: a clip with one clear motion.
+    2. Write the prompt. Run, and read **Motion Score**.
+
+    *motion fidelity* is 1 for the same motion, about 0 if they have nothing in common. A frozen video is perfectly
+    consistent: read *temporal consistency* beside *motion magnitude*.
+
+    For the textual alignment load *model.safetensors* of openai/clip-vit-large-patch14 with both **Load CLIP** and
+    **Load CLIP Vision**, and wire them and the prompt to **Motion Score**. The CLIP of an SD 1.5 checkpoint cannot be
+    compared with pictures.
+    """
+    parts = begin(sheet)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    sheet.column("4 Motion", CLONE)
+    motion = extracted(sheet, parts, clip)
+    video = finish(sheet, parts, motion, latent, clip)
+    sheet.column("7 Score", RESULT)
+    score = sheet.add("MotionCloneScore", tint=BLUE, reference=clip[0], video=video, tall=520)
+    sheet.add("PreviewAny", "Report", source=score[6], tall=220)
+    sheet.column("8 Tracks", RESULT)
+    sheet.add("PreviewImage", "Tracks, frame by frame", images=score[7], tall=420)
+
+
+def best_of_seeds(sheet: Sheet) -> None:
+    """# The best of several seeds
+
+    Seeds differ in how well they follow. **Motion Seeds** runs the sampler once for each of *count* seeds, all of them
+    are decoded and scored, and **Best Motion** hands on the one that follows the reference best. The others are kept
+    until the next run, as ComfyUI keeps what nodes gave.
+
+    1. **Load Reference Video**: a clip with one clear motion.
+    2. Write the prompt. Run: it takes as long as *count* runs.
+
+    *fast* keeps the runs short. With the best seed in the sampler, a published preset can follow.
+    """
+    parts = begin(sheet)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    sheet.column("4 Motion", CLONE)
+    motion = extracted(sheet, parts, clip)
+    seeds = sheet.add("MotionCloneSeeds", tint=BLUE, seed=1, count=4)
+    sampler = sampled(sheet, parts, motion, latent, preset="fast", seed=seeds)
+    sheet.column("6 Choose", CLONE)
+    videos = sheet.add("VAEDecode", "All runs", samples=sampler[0], vae=parts.vae)
+    settings = {"by": "motion fidelity", "seeds": seeds, "tall": 260}
+    best = sheet.add("MotionCloneBest", tint=BLUE, reference=clip[0], videos=videos, **settings)
+    sheet.add("PreviewAny", "Scores of all", source=best[3], tall=220)
+    sheet.column("7 Result", RESULT)
+    saved(sheet, best[0], clip)
+
+
+WORKFLOWS = (
+    image_to_video, sketch_to_video, controlnet, long_video, other_shape, region, mixed_motions, evaluate,
+    best_of_seeds,
+)  # fmt: skip
 
 
 def main() -> int:

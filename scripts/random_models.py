@@ -130,6 +130,8 @@ OTHERS = {
     "hotshotxl_mm": MotionKind(frames=24, widths=MOTION_WIDTHS[:3], hotshot=True),
 }
 SDXL_UNET = "sdxl_vega_unet"
+CLIP_L = "clip_vit_large_patch14"
+"""Both towers of CLIP with their projections in one file, as OpenAI's; ComfyUI knows no smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def ensure_models(found: ComfyUI) -> ModelFiles:
 
 
 def ensure_other(found: ComfyUI, name: str) -> Path:
-    """The file of `SDXL_UNET` or of one of `OTHERS`, made likewise.
+    """The file of `SDXL_UNET`, of `CLIP_L` or of one of `OTHERS`, made likewise.
 
     Raises:
         subprocess.CalledProcessError: it could not be made; the output says why.
@@ -325,6 +327,26 @@ def sdxl_shapes(comfyui: Path) -> Shapes:
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
+def clip_shapes(comfyui: Path) -> Shapes:
+    """Names and shapes of CLIP ViT-L/14, read off ComfyUI's own classes on the meta device."""
+    _make_comfy_importable(comfyui)
+    import comfy.clip_model
+    import comfy.ops
+    import torch
+
+    ops = comfy.ops.disable_weight_init
+    text, vision = (
+        json.loads((comfyui / "comfy" / name).read_text(encoding="utf-8"))
+        for name in ("sd1_clip_config.json", "clip_vision_config_vitl.json")
+    )
+    with torch.device("meta"):
+        towers = (
+            comfy.clip_model.CLIPTextModel(text, None, "meta", ops),
+            comfy.clip_model.CLIPVisionModelProjection(vision, None, "meta", ops),
+        )
+    return {key: tuple(value.shape) for tower in towers for key, value in tower.state_dict().items()}
+
+
 def controlnet_shapes(comfyui: Path, *, hint_channels: int = 3) -> Shapes:
     """Names and shapes of a ControlNet for SD 1.5, read off ComfyUI's own class on the meta device."""
     _make_comfy_importable(comfyui)
@@ -422,8 +444,9 @@ def make_models(comfyui: Path) -> None:
 
 
 def make_other(comfyui: Path, name: str) -> None:
-    """Writes the file of `SDXL_UNET` or of one of `OTHERS`. Runs under ComfyUI's interpreter."""
-    shapes = sdxl_shapes(comfyui) if name == SDXL_UNET else motion_module_shapes(OTHERS[name])
+    """Writes the file of `SDXL_UNET`, of `CLIP_L` or of one of `OTHERS`. Runs under ComfyUI's interpreter."""
+    read_off = {SDXL_UNET: sdxl_shapes, CLIP_L: clip_shapes}
+    shapes = read_off[name](comfyui) if name in read_off else motion_module_shapes(OTHERS[name])
     write_safetensors(model_file(name), shapes)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from comfy_server import ComfyServer
 from find_comfyui import ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
-from random_models import ModelFiles, ensure_models
+from random_models import CLIP_L, ModelFiles, ensure_models, ensure_other
 from scenes import Studio, write_loras
 
 HERE = Path(__file__).parent
@@ -48,7 +48,10 @@ def server(
     comfyui: ComfyUI, models: ModelFiles, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
     """The server that all tests share. A test that needs other arguments starts its own."""
+    clip = ensure_other(comfyui, CLIP_L)
     linked = {
+        "text_encoders": [clip],
+        "clip_vision": [clip],
         "checkpoints": [models.checkpoint],
         "animatediff_models": [models.motion_module],
         "controlnet": [models.sparse_control, models.scribble_control, models.controlnet],
