@@ -105,3 +105,10 @@ def test_what_is_said_of_cost_was_measured():
     times = {line[1]: line[2].split()[0] for line in lines if line[0] == "16 frames of 256 x 256" and len(line) == 10}
     ratios = {mode: f"{float(ratio):.2f}" for mode, ratio in times.items()}
     assert f"takes {ratios['speed']} times as long as an unguided one, and {ratios['memory']} times when" in TEXT
+
+
+def test_what_is_said_of_arrows_was_measured():
+    rows = table_after((ROOT / "docs/CORRESPONDENCE.md").read_text(encoding="utf-8"), "# Which way things move")
+    measured = rows["all"]
+    cosine, beside = float(measured["cosine to the true velocity"]), measured["on or beside it"]
+    assert f"their mean cosine to the true velocity is {cosine:.2f}, {beside} lie on or beside what moves" in TEXT

@@ -1,0 +1,229 @@
+"""A motion as pictures: arrows, what is shown of edited and combined motions, and energies as a plot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_correspondence import FRAMES, OTHER, TAP, motion, spot
+
+from motionclone_core.editing import masked, placed, retimed
+from motionclone_core.grids import RepresentationMismatchError
+from motionclone_core.mixing import Motion, MotionPart
+from motionclone_core.representation import MotionRepresentation
+from motionclone_core.taps import UnknownTapError
+from motionclone_core.visualisation.arrows import AHEAD, draw_arrows
+from motionclone_core.visualisation.canvas import BACKGROUND, PATH_COLOUR
+from motionclone_core.visualisation.motion import guided_intensity, overlaid
+from motionclone_core.visualisation.plot import RUN_COLOURS, energy_plot
+from motionclone_core.visualisation.preview import preview
+
+
+def grey(frames=FRAMES, height=128, width=128, level=90):
+    return np.full((frames, height, width, 3), level, np.uint8)
+
+
+def coloured(picture, colour=PATH_COLOUR, off=40):
+    """Rows and columns of the pixels of a colour."""
+    return np.nonzero(np.abs(picture.astype(int) - colour).max(-1) < off)
+
+
+def centre(heat):
+    """Column and row of the middle of a heat map, as shares of its size."""
+    y, x = np.indices(heat.shape)
+    return np.array([(x * heat).sum() / heat.sum() / heat.shape[1], (y * heat).sum() / heat.sum() / heat.shape[0]])
+
+
+# --- arrows -------------------------------------------------------------------------------------
+
+
+def one_arrow(way, *, grid=(4, 4), frames=3):
+    """An arrow from row 1, column 2 in the first frame alone."""
+    displacement = np.zeros((frames - 1, *grid, 2))
+    displacement[:, 1, 2] = way
+    told = np.zeros((frames - 1, *grid), bool)
+    told[0, 1, 2] = True
+    return displacement, told.astype(float), told
+
+
+@pytest.mark.parametrize("way", [(0.1, 0.0), (-0.05, 0.08), (0.0, -0.06)])
+@pytest.mark.parametrize("level", [0, 255])
+def test_an_arrow_reaches_from_its_cell_to_where_things_will_be(way, level):
+    video = grey(3, 400, 800, level)
+    result = draw_arrows(video, *one_arrow(way))
+    y, x = coloured(result[0])
+    points = np.stack([x, y], axis=-1)
+    along = np.array(way) * AHEAD * (800, 400)
+    reached = (points - (499.5, 149.5)) @ along / np.linalg.norm(along)
+    assert abs(reached.max() - np.linalg.norm(along)) < 3 and abs(reached.min()) < 3
+    assert coloured(result[0], (12, 14, 18), 60)[0].size > 100 or level == 0  # dark all around it
+    assert np.array_equal(result[1], video[1])
+
+
+def test_the_last_frame_keeps_the_arrows_of_the_one_before():
+    displacement, confidence, told = one_arrow((0.1, 0.0), frames=2)
+    result = draw_arrows(grey(2), displacement, confidence, told)
+    assert np.array_equal(result[0], result[1]) and not np.array_equal(result[1], grey(1)[0])
+
+
+def test_of_many_arrows_the_surest_remain():
+    displacement = np.zeros((1, 42, 42, 2))
+    displacement[..., 0] = 0.02
+    confidence = np.zeros((1, 42, 42))
+    confidence[:, 1::3, 1::3] = 1
+    sparse = draw_arrows(grey(2), displacement, confidence, confidence > 0)
+    dense = draw_arrows(grey(2), displacement, confidence, np.ones((1, 42, 42), bool))
+    assert np.array_equal(sparse, dense)
+
+
+@pytest.mark.parametrize(
+    ("frames", "cut", "message"),
+    [(4, slice(None), "3 frames, the video has 4"), (3, slice(1), r"\(2, 4, 4\).*\(1, 4, 4\)")],
+)
+def test_arrows_refuse(frames, cut, message):
+    displacement, confidence, told = one_arrow((0.1, 0.0))
+    with pytest.raises(ValueError, match=message):
+        draw_arrows(grey(frames), displacement, confidence[cut], told)
+
+
+# --- a motion -----------------------------------------------------------------------------------
+
+
+def test_heat_and_arrows_follow_the_spot():
+    video = grey(height=256, width=256)
+    shown = preview(motion((0.03, 0.0)), video)
+    assert shown.video.shape == video.shape and shown.heat.shape == video.shape[:3]
+    assert shown.heat.min() == 0 and shown.heat.max() == 1
+    for frame in (2, 6, 9):
+        assert centre(shown.heat[frame] ** 4)[0] == pytest.approx(0.5 + 0.03 * (frame - 5.5), abs=0.03)
+    assert coloured(shown.video[5])[0].size > 50
+    assert coloured(preview(motion((0.03, 0.0)), video, arrows=False).video[5])[0].size == 0
+
+
+def test_without_a_reference_the_ground_is_dark_and_as_large_as_the_latents():
+    shown = preview(motion())
+    assert shown.video.shape == (FRAMES, 128, 128, 3)
+    assert shown.video[5, :8].max() < 90
+
+
+def test_a_placed_motion_is_shown_in_its_place_with_its_reference():
+    reference = grey()
+    reference[:, 60:68, 60:68] = 255
+    shown = preview(placed(motion((0.0, 0.0)), x=0.25, y=-0.25, scale=0.5), reference, opacity=0.0)
+    assert centre(shown.heat[5] ** 4) == pytest.approx([0.75, 0.25], abs=0.03)
+    bright = np.argwhere(shown.video[5, ..., 0] > 120)
+    assert bright.mean(axis=0) == pytest.approx([31.5, 95.5], abs=1.0)
+    assert shown.video[5, 100, 20].max() < 45 < shown.video[5, 20, 100].max()  # dark where the motion is not
+
+
+def test_a_retimed_motion_is_shown_in_its_order_with_its_reference():
+    reference = grey()
+    reference[:] = (10 * np.arange(FRAMES, dtype=np.uint8))[:, None, None, None]
+    follows = [3, 3, 8, 0]
+    shown = preview(retimed(motion((0.03, 0.0)), follows), reference, opacity=0.0, arrows=False)
+    plain = preview(motion((0.03, 0.0)), reference, opacity=0.0, arrows=False)
+    assert np.array_equal(shown.video, plain.video[follows])
+    middles = [centre(one**4)[0] for one in shown.heat]
+    assert middles[3] < middles[0] < middles[2] and middles[0] == pytest.approx(middles[1], abs=0.02)
+
+
+def test_a_masked_motion_is_shown_where_it_guides():
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :, :8] = 1
+    half = masked(motion((0.05, 0.0)), mask=mask, feather=0.0)
+    whole, shown = guided_intensity(motion((0.05, 0.0))), guided_intensity(half)
+    np.testing.assert_allclose(shown[:, :, :8], whole[:, :, :8], atol=1e-3)
+    assert np.ptp(shown[:, :, 8:]) == 0 and shown[0, 0, 12] < np.median(whole[:, :, :8])
+
+
+def test_each_of_several_motions_is_shown_by_its_strength():
+    left, right = (motion((0.0, 0.0), start=(x, 0.5)) for x in (0.25, 0.75))
+    both = Motion((MotionPart(left, 2.0), MotionPart(right, 1.0)))
+    heat = preview(both, grey()).heat[5]
+    assert heat[:, :64].max() == 1 and heat[:, 64:].max() == pytest.approx(0.5, abs=0.02)
+    off = preview(Motion((MotionPart(left, 2.0), MotionPart(right, 0.0))), grey()).heat
+    np.testing.assert_array_equal(off, preview(left, grey()).heat)
+
+
+def test_taps_are_chosen_by_name():
+    both = MotionRepresentation.whole(
+        {TAP: spot((0, 0), start=(0.25, 0.5)), OTHER: spot((0, 0), grid=(8, 8), start=(0.75, 0.5))}, (16, 16)
+    )
+    found = [centre(preview(both, grey(), taps=f"up_blocks.{block}").heat[5] ** 4)[0] for block in (1, 0)]
+    assert found == pytest.approx([0.25, 0.75], abs=0.04)
+    with pytest.raises(UnknownTapError, match=r"'mid_block'.*up_blocks\.0, up_blocks\.1"):
+        preview(both, taps="mid_block")
+
+
+def test_one_picture_is_the_ground_of_all_frames():
+    video = grey()
+    assert np.array_equal(preview(motion(), video[:1]).video, preview(motion(), video).video)
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (lambda: motion(), "5 frames, the motion 12:"),
+        (lambda: retimed(motion(), range(7)), "5 frames, the motion 7, read off 12:"),
+    ],
+)
+def test_a_reference_of_other_frames_is_refused(shown, message):
+    with pytest.raises(RepresentationMismatchError, match=message):
+        preview(shown(), grey(5))
+
+
+def test_opacity_is_refused_outside_0_to_1():
+    with pytest.raises(ValueError, match=r"opacity of 1\.5"):
+        overlaid(np.zeros((2, 8, 8), np.float32), grey(2, 8, 8), opacity=1.5)
+
+
+# --- energies -----------------------------------------------------------------------------------
+
+FALLING = [(step, 0.08 * math.exp(-step / 5)) for step in range(12)]
+
+
+def test_a_plot_falls_with_the_energy_over_the_guided_steps():
+    picture = energy_plot(FALLING, 20)
+    assert picture.shape == (288, 512, 3) and picture.dtype == np.uint8
+    y, x = coloured(picture, off=30)
+    order = np.argsort(x)
+    heights = [y[order][x[order] == column].mean() for column in range(x.min() + 4, x.max() - 4, 12)]
+    assert (np.diff(heights) > 0).all()  # down the picture
+    # Twelve of twenty columns; the first and the last point lie in the middle of theirs.
+    ground = np.nonzero((picture[200] != BACKGROUND).any(-1) & (picture[200].max(-1) < 90))[0]
+    width = np.ptp(ground) + 1
+    assert np.ptp(x) == pytest.approx(width * 11 / 12, abs=6)
+
+
+def test_energies_stand_in_proportion():
+    picture = energy_plot([(0, 1.0), (1, 0.5), (2, 0.0)], 3)
+    y, x = coloured(picture, off=30)
+    ends = [y[np.abs(x - at) <= 2].mean() for at in (x.min() + 3, (x.min() + x.max()) / 2, x.max() - 3)]
+    assert ends[1] - ends[0] == pytest.approx(ends[2] - ends[1], abs=4)
+
+
+def test_each_run_has_its_colour_and_a_gap_where_there_is_no_energy():
+    broken = [(step, math.nan if step == 6 else energy) for step, energy in FALLING]
+    picture = energy_plot({"one": broken, "two": [(step, 2 * energy) for step, energy in FALLING]}, 12)
+    plot = picture[60:]  # below the names
+    both = [coloured(plot, colour, 30)[1] for colour in RUN_COLOURS[:2]]
+    assert all(x.size > 200 for x in both)
+    missing = [np.diff(np.unique(x)).max() for x in both]
+    assert missing[0] > 25 and missing[1] < 12
+
+
+@pytest.mark.parametrize(
+    ("runs", "steps", "options", "message"),
+    [
+        ([], 5, {}, "no energy"),
+        ([(0, math.nan)], 5, {}, "no energy"),
+        ([(5, 1.0)], 5, {}, "step 5, it has 5 steps"),
+        ({"fast": [(0, -1.0)]}, 5, {}, r"fast has the energy -1\.0"),
+        ([(0, 1.0)], 5, {"size": (20, 100)}, "100 x 20 pixels: at least 160 x 96"),
+    ],
+)
+def test_a_plot_refuses(runs, steps, options, message):
+    with pytest.raises(ValueError, match=message):
+        energy_plot(runs, steps, **options)
