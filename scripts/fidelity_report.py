@@ -251,7 +251,8 @@ the published schedule and rule, half of them guided, weight {camera.weight:g}, 
 is guidance by a representation of the wrong clip. *Plain control* keeps all entries (k = f): with `fast` it pushes as
 hard, with the published rule far less, as its energy is a mean over 16 entries of each row instead of over one."""
 _KINDS = """Guidance knows of a thing what its motion shows. Where a thing stays in its place, little of the place is in
-the motion, and the noise decides on it; of two things, too, one often stays. `fast`, by the reference's motion:"""
+the motion, and the noise decides on it. Two things are told apart by their colours here, and the model often draws both
+in one: followed whatever their colour (under *Edits of a motion*) they do better. `fast`, by the reference's motion:"""
 _FRESH = """### References that nothing was chosen on
 
 The same over references {first} to {last}, measured by
