@@ -179,9 +179,18 @@ class Editor:
         self.page.get_by_test_id("queue-button").click()
 
     def preview_of(self, number: int, *, seconds: float) -> tuple[int, int]:
-        """Width and height of the picture that a node shows, once it does."""
-        self.page.wait_for_function(_PREVIEW, arg=number, timeout=1000 * seconds)
-        return tuple(self.page.evaluate(_PREVIEW, number))
+        """Width and height of the picture that a node shows, once it does.
+
+        Raises:
+            RuntimeError: the editor complains instead; the message says of what.
+        """
+        for _ in range(round(2 * seconds)):
+            if size := self.page.evaluate(_PREVIEW, number):
+                return tuple(size)
+            if said := self.complaints():
+                raise RuntimeError("; ".join(said))
+            self.page.wait_for_timeout(500)
+        raise RuntimeError(f"node {number} shows no picture after {seconds} seconds")
 
     def text_in(self, number: int) -> str:
         """What a node says of its run."""

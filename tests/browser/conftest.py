@@ -12,8 +12,8 @@ from comfy_server import ComfyServer
 from draw_clip import draw_inputs
 from editor import Editor, NoBrowserError, editor, find_chromium
 from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
-from random_models import ensure_models, published_links
-from scenes import write_loras
+from random_models import ensure_models, model_files, published_links, published_names
+from scenes import LORA, write_loras
 
 REQUIRED = "MOTIONCLONE_REQUIRE_BROWSER"
 SCREENSHOTS = PACK / ".test-results" / "browser"
@@ -37,12 +37,23 @@ def comfyui() -> ComfyUI:
 def server(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A server with random weights under the names that the workflows ask for, and the clips that they load."""
     folder = tmp_path_factory.mktemp("models")
-    (adapter,) = write_loras(folder)["loras"]
-    linked = published_links(ensure_models(comfyui), folder, adapter=adapter)
+    files = ensure_models(comfyui)
+    linked = published_links(files, folder)
+    # ComfyUI takes a .ckpt for a pickle, whatever it holds: what is run goes by its own name.
+    for kind, names in published_names(files).items():
+        linked[kind] += names.values()
+    linked["loras"] += write_loras(folder)["loras"]
     with ComfyServer(comfyui, models=linked, extra_args=["--preview-method", "latent2rgb"]) as running:
         for file in draw_inputs(folder / "inputs", size=(96, 64)):
             running.add_input(file)
         yield running
+
+
+@pytest.fixture(scope="session")
+def stand_ins() -> dict[str, str]:
+    """Random weights that run, by the names that the workflows ask for."""
+    published = (pair for names in published_names(model_files()).values() for pair in names.items())
+    return {name: file.name for name, file in published} | {"v3_sd15_adapter.ckpt": LORA}
 
 
 @pytest.fixture(scope="session")
