@@ -249,7 +249,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
                 io.Latent.Input(
-                    "latent_image", tooltip="As many frames, and the size, that the representation has."
+                    "latent_image", tooltip="As many frames as the representation has; the size may differ."
                 ),
                 io.Combo.Input(
                     "preset",

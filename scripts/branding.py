@@ -11,7 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motionclone_core.visualisation import BACKGROUND, INK, MUTED, OUTLINE, PATH_COLOUR, Colour, write_picture
+from motionclone_core.visualisation.canvas import (
+    BACKGROUND,
+    INK,
+    MUTED,
+    OUTLINE,
+    PATH_COLOUR,
+    Colour,
+    write_picture,
+)
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 Canvas = NDArray[np.float32]  # [H, W, 3]

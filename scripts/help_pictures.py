@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib
 
 matplotlib.use("Agg")
@@ -22,28 +23,24 @@ from demo import Shown, clone, drawn_clips
 from demo import panels as panels_of
 from edit_cells import ONE, Clip, EditSetting, cells, clips, region, wanted
 from edit_study import sampled
-from embedded.drawing import SIZE
-from embedded.measuring import FAST
+from embedded.drawing import SIZE, random_scene
+from embedded.measuring import FAST, read_motion, seed_for
 from embedded.model import EmbeddedModel, load_model
 from embedded.scoring import locate_any
 from motionclone_core.paths import write_whole
 from motionclone_core.schedule import GuidanceWindow, Keyframe, Ramp, StrengthCurve, uneven_timesteps
+from motionclone_core.score import TrackedVideo, score_motion
 from motionclone_core.video import evenly_spaced
-from motionclone_core.visualisation import (
-    BACKGROUND,
-    INK,
-    MUTED,
-    PATH_COLOUR,
-    Colour,
-    Panel,
-    contact_sheet,
-    draw_paths,
-    enlarged,
-)
+from motionclone_core.visualisation.agreement import draw_tracks
+from motionclone_core.visualisation.canvas import BACKGROUND, INK, MUTED, PATH_COLOUR, Colour
+from motionclone_core.visualisation.preview import preview
+from motionclone_core.visualisation.sheets import Panel, contact_sheet, enlarged
+from motionclone_core.visualisation.tracks import draw_paths
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 OUTPUT = Path(__file__).parent.parent / "web" / "docs" / "pictures"
 SIDE = 168  # a help page is narrow
+WIDTH = 1050
 SHOWN = (0, 4, 8, 12, 15)
 WARM: Colour = (250, 150, 40)  # of the heat maps
 PATHS = "blue: where a thing is; white, dashed: where the motion has it"
@@ -67,6 +64,35 @@ def cloning(model: EmbeddedModel) -> dict[str, Picture]:
         "extract": sheet([reference, replace(motion, caption="the attention kept")]),
         "guidance": sheet([reference, unguided, guided], PATHS),
     }
+
+
+def previewed(model: EmbeddedModel) -> dict[str, Picture]:
+    """What a motion will guide."""
+    panels = []
+    for kind, number in (("curved", 2), ("straight", 6)):
+        video = random_scene(np.random.default_rng(number), motion=kind, objects=1).render()
+        motion = read_motion(model, video, FAST, seed=seed_for(0, number, "extraction"))
+        panels.append(Panel(kind, preview(motion, enlarged(video, SIDE)).video))
+    return {"preview": sheet(panels, "bright: something moves; arrows: where it will be three frames on")}
+
+
+def scored(model: EmbeddedModel) -> dict[str, Picture]:
+    """Tracks of a result that follows, and of one that does not."""
+    shown: Shown = clone(model, drawn_clips()[:1], FAST, 0)[0]
+    reference = TrackedVideo.of(shown.clip.video / 255, "the reference")
+    rows = (("guided", "one colour: alike", shown.guided), ("without", "white: alone", shown.unguided))
+    pairs = []
+    for name, said, result in rows:
+        video = TrackedVideo.of(result / 255, name)
+        captions = (said, f"{name}: fidelity {score_motion(reference, video).motion_fidelity:.2f}")
+        drawn = draw_tracks(reference.frames, video.frames, (reference.tracks, video.tracks), captions=captions)
+        pairs.append(drawn[len(drawn) // 2])
+    return {"tracks": _narrowed(np.concatenate(pairs, axis=1))}
+
+
+def _narrowed(picture: Picture) -> Picture:
+    height = round(picture.shape[0] * WIDTH / picture.shape[1])
+    return cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
 def retimed(model: EmbeddedModel) -> dict[str, Picture]:
@@ -236,6 +262,8 @@ def write_webp(picture: Picture, path: Path) -> None:
 GROUPS: dict[str, Callable[[EmbeddedModel], dict[str, Picture]]] = {
     "charts": charts,
     "cloning": cloning,
+    "previewed": previewed,
+    "scored": scored,
     "retimed": retimed,
     "placed": placed,
     "masked": masked,
