@@ -204,18 +204,30 @@ class Editor:
 
     def found(self, words: str, *, close: bool = True) -> list[str]:
         """The names of the nodes that the search finds, the best first."""
-        self.page.mouse.dblclick(700, 800)
-        box = self.page.get_by_placeholder(re.compile("Search|Add a node", re.IGNORECASE)).last
+        box = self.page.get_by_placeholder(re.compile("^Search")).last
+        for _ in range(5):
+            self.page.mouse.dblclick(700, 800)
+            self.page.wait_for_timeout(300)
+            if box.is_visible():
+                break
         box.fill(words)
-        self.page.wait_for_timeout(700)
-        names = self.page.locator("[role=option]:visible, [data-testid*=result]:visible").all_inner_texts()
+        names, before = self._results(), None
+        for _ in range(20):
+            if names and names == before:
+                break
+            self.page.wait_for_timeout(250)
+            names, before = self._results(), names
         if close:
             self.page.keyboard.press("Escape")
-        return [line for name in names for line in name.split("\n")]
+        return names
+
+    def _results(self) -> list[str]:
+        shown = self.page.locator("[role=option]:visible, [data-testid*=result]:visible").all_inner_texts()
+        return [line for entry in shown for line in entry.split("\n")]
 
     def add(self, kind: str, x: int, y: int) -> int:
         """Put a node at a place of the window; returns its number."""
-        return self.page.evaluate(_ADD, [kind, x, y])
+        return int(self.page.evaluate(_ADD, [kind, x, y]))
 
     def wire(self, origin: int, output: int, target: int, slot: int) -> None:
         """Draw a wire with the mouse."""

@@ -112,7 +112,7 @@ def sampled(
     inputs |= {"positive": positive or parts.positive, "negative": negative or parts.negative}
     sampler = sheet.add(
         "MotionCloneGuidedKSampler", tint=BLUE, model=parts.model, motion_rep=motion, latent_image=latent,
-        preset=preset, scheduler="motionclone", sampler_name="euler", **inputs,
+        preset=preset, scheduler="motionclone", sampler_name="euler", tall=900, **inputs,
     )  # fmt: skip
     if hint:
         sheet.note("Settings", hint, 300)
@@ -379,6 +379,8 @@ def evaluate(sheet: Sheet) -> None:
     1. **Load Reference Video**: a clip with one clear motion.
     2. Write the prompt. Run, and read **Motion Score**.
 
+    *Energy over the steps* says how far the video was from the motion while it was guided: it should fall.
+
     *motion fidelity* is 1 for the same motion, about 0 if they have nothing in common. A frozen video is perfectly
     consistent: read *temporal consistency* beside *motion magnitude*.
 
@@ -392,10 +394,14 @@ def evaluate(sheet: Sheet) -> None:
     latent = latent_like(sheet, clip)
     sheet.column("4 Motion", CLONE)
     motion = extracted(sheet, parts, clip)
-    video = finish(sheet, parts, motion, latent, clip)
+    sampler = sampled(sheet, parts, motion, latent)
+    sheet.column("6 Result", RESULT)
+    video = sheet.add("VAEDecode", samples=sampler[0], vae=parts.vae)
+    saved(sheet, video, clip)
     sheet.column("7 Score", RESULT)
     score = sheet.add("MotionCloneScore", tint=BLUE, reference=clip[0], video=video, tall=520)
     sheet.add("PreviewAny", "Report", source=score[6], tall=220)
+    sheet.add("PreviewImage", "Energy over the steps", images=sampler[2], tall=320)
     sheet.column("8 Tracks", RESULT)
     sheet.add("PreviewImage", "Tracks, frame by frame", images=score[7], tall=420)
 

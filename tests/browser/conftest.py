@@ -43,7 +43,9 @@ def server(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for kind, names in published_names(files).items():
         linked[kind] += names.values()
     linked["loras"] += write_loras(folder)["loras"]
-    with ComfyServer(comfyui, models=linked, extra_args=["--preview-method", "latent2rgb"]) as running:
+    # The browser draws meanwhile: threads that wait for one another would wait for it as well.
+    alone = {"OMP_NUM_THREADS": "1"}
+    with ComfyServer(comfyui, models=linked, extra_args=["--preview-method", "latent2rgb"], env=alone) as running:
         for file in draw_inputs(folder / "inputs", size=(96, 64)):
             running.add_input(file)
         yield running

@@ -106,6 +106,6 @@ def test_a_help_page_opens(page: Editor, server: ComfyServer, kind: str) -> None
     page.add(kind, 400, 200)
     text = page.help_of(1)
     assert "When something goes wrong" in text
-    described = server.object_info(kind)["input"]
+    described = server.object_info(kind)[kind]["input"]
     for name in (name for group in ("required", "optional") for name in described.get(group, {})):
         assert name in text, name
