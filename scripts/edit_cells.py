@@ -247,6 +247,8 @@ def cells() -> dict[str, EditSetting]:
         "one/no guidance, 32": _free(small),
         "one/64 to 32": small,
         "one/32 to 32": replace(small, read_size=32),
+        "one/a tenth to the right": replace(ONE, x=0.1),
+        "one/three quarters as large": replace(ONE, scale=0.75),
         "one/half as large": replace(ONE, scale=0.5, x=0.2),
         "one/32 to 64": replace(ONE, read_size=32),
         "one/128 to 64": replace(ONE, read_size=128),

@@ -38,6 +38,11 @@ RETIMED = {
     "to and fro": "to and fro at double speed",
     "32 frames": "32 frames, fitted to 16",
 }
+PLACED = {
+    "a tenth to the right": "a tenth of the frame to the right",
+    "three quarters as large": "three quarters as large",
+    "half as large": "half as large, a fifth of the frame to the right",
+}
 _SEEN = Column("seen", "seen, %", 100, 1)
 Value = Callable[[Clip, Paths], float]
 
@@ -202,8 +207,7 @@ def times_table(runs: Mapping[str, Run], as_read: Cell) -> str:
     if same.rows:
         entries = _beside_free(same, free.scored(error_to(free.setting)))
         lines.append(["as read", *entries, "-", str(len(same.rows))])
-    names = {f"one/{name}": title for name, title in RETIMED.items()}
-    for name, title in (names | {"one/half as large": "half as large, a fifth of the frame to the right"}).items():
+    for name, title in {f"one/{name}": title for name, title in (RETIMED | PLACED).items()}.items():
         if name in runs:
             run = runs[name]
             entries = _beside_free(*(each.scored(error_to(run.setting)) for each in (run, free)))
@@ -375,7 +379,8 @@ one, and still moves them as asked; so things are followed here whatever their c
 thing: in each frame a disc, {margin:g} pixels wider than the thing all around; *all but the first* is the same mask
 inverted. What shows up nearest to the guided thing's path counts as what follows it, in every run; the other is then
 looked for on the other path. *From where it is without guidance* is its mean distance from where it is in the unguided
-clip of the same noise: a mask that left the rest alone would leave it there."""
+clip of the same noise: a mask that left the rest alone would leave it there. Inverted, a mask that goes with a thing
+guides all around it, and so says where the thing can be: it goes much of its way without being guided."""
 _PARTS = """### Two motions in two regions
 
 Each of two motions is read off a clip in which one of the two things is alone, and both lead one clip. *Tightly* masked

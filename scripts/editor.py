@@ -62,6 +62,11 @@ _PREVIEW = """
   const picture = window.app.graph.getNodeById(id)?.imgs?.[0];
   return picture?.complete && picture.naturalWidth ? [picture.naturalWidth, picture.naturalHeight] : null;
 }"""
+_CENTRE = """
+(id) => {
+  window.app.canvas.centerOnNode(window.app.graph.getNodeById(id));
+  window.app.canvas.setDirty(true, true);
+}"""
 _TEXT = """
 (id) => (window.app.graph.getNodeById(id).widgets ?? [])
   .filter((widget) => widget.type == 'progressText' || widget.name.startsWith('$$'))
@@ -184,6 +189,8 @@ class Editor:
         Raises:
             RuntimeError: the editor complains instead; the message says of what.
         """
+        # Pictures are loaded when they are drawn.
+        self.page.evaluate(_CENTRE, number)
         for _ in range(round(2 * seconds)):
             if size := self.page.evaluate(_PREVIEW, number):
                 return tuple(size)
@@ -204,7 +211,7 @@ class Editor:
 
     def found(self, words: str, *, close: bool = True) -> list[str]:
         """The names of the nodes that the search finds, the best first."""
-        box = self.page.get_by_placeholder(re.compile("^Search")).last
+        box = self.page.get_by_placeholder(re.compile("^Add a node"))
         for _ in range(5):
             self.page.mouse.dblclick(700, 800)
             self.page.wait_for_timeout(300)

@@ -71,15 +71,32 @@ def test_what_is_said_of_fidelity_was_measured():
 def test_what_is_said_of_edits_was_measured():
     page = (ROOT / "docs" / "FIDELITY.md").read_text(encoding="utf-8")
     lines = [[entry.strip() for entry in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    masked, free = (next(line for line in lines if line[:2] == ["first", run]) for run in ("masked", "no guidance"))
-    halves = next(line for line in lines if line[0] == "two motions, each in its half")
-    left_in, unguided, left_out, out_unguided, first, second = (
-        f"{mean_of(entry):.1f}" for entry in (masked[2], free[2], masked[4], free[4], halves[3], halves[4])
-    )
+
+    def row(*begin: str) -> list[str]:
+        return next(line for line in lines if tuple(line[: len(begin)]) == begin)
+
+    def beside(guided: str, free: str) -> str:
+        return f"{mean_of(guided):.1f} ({mean_of(free):.1f})"
+
     words = " ".join(TEXT.split())
-    assert f"follows to {left_in} pixels of 64 ({unguided} without guidance)" in words
-    assert f"stays {left_out} from its reference's path ({out_unguided} without guidance)" in words
-    assert f"are both followed, to {first} and {second}." in words
+    long = row("8", "guided")
+    assert f"follow a path of 64 frames to {beside(long[2], row('8', 'no guidance')[2])}" in words
+    assert f"are {mean_of(long[4]):.2f} beside their way, the others {mean_of(long[5]):.2f}." in words
+    timed = {name: beside(*row(name)[1:3]) for name in ("backwards", "at half speed", "32 frames, fitted to 16")}
+    assert f"Backwards a motion is followed to {timed['backwards']}, at half speed to {timed['at half speed']}" in words
+    assert f"32 frames fitted to 16 to {timed['32 frames, fitted to 16']}." in words
+    assert f"hardly followed: {beside(*row('half as large, a fifth of the frame to the right')[1:3])}." in words
+    masked, free = row("first", "masked"), row("first", "no guidance")
+    assert f"What a mask leaves in follows to {beside(masked[2], free[2])}" in words
+    assert f"stays {mean_of(masked[4]):.1f} from its reference's path ({mean_of(free[4]):.1f})" in words
+    inverted, free = row("all but the first", "masked"), row("all but the first", "no guidance")
+    assert f"it comes to {mean_of(inverted[4]):.1f} of its path ({mean_of(free[4]):.1f})" in words
+    halves = row("two motions, each in its half")
+    assert f"are both followed, to {mean_of(halves[3]):.1f} and {mean_of(halves[4]):.1f}." in words
+    assert f"followed to {mean_of(row('64', '128')[2]):.1f} of them ({mean_of(row('64', '128')[3]):.1f})" in words
+    assert f"hardly draws, to {beside(*row('64', '32')[2:4])}." in words
+    both = row("one motion, read off both together")
+    assert f"both come within 5 pixels of their paths in {both[7]} of 16 clips" in words
 
 
 def test_what_is_said_of_sizes_was_measured():
