@@ -4,6 +4,8 @@ VENV := .venv-dev
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RESULTS := .test-results
+# Of the unit tests; each computes on one core.
+WORKERS ?= 2
 # The core and the embedded model are imported from the root.
 IN_ROOT := PYTHONPATH=.
 # The C library (of Linux) otherwise hands the memory of every large tensor back and asks for it anew.
@@ -62,7 +64,7 @@ test: test-unit
 
 test-unit: lint
 	@mkdir -p $(RESULTS)
-	$(PY) -m pytest tests/unit --junitxml=$(RESULTS)/unit.xml $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/unit -n $(WORKERS) --dist worksteal --junitxml=$(RESULTS)/unit.xml $(ARGS)
 
 test-comfy: $(STAMP)
 	@$(PY) scripts/find_comfyui.py

@@ -83,6 +83,7 @@ def test_a_node_is_found_by_its_name(page: Editor, words: str, kind: str) -> Non
     assert page.kinds() == [kind]
 
 
+@pytest.mark.more
 def test_every_alias_finds_its_nodes(page: Editor, server: ComfyServer) -> None:
     described = {kind: node for kind, node in server.object_info().items() if kind.startswith("MotionClone")}
     aliases = {alias for node in described.values() for alias in node["search_aliases"]}

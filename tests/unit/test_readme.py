@@ -85,6 +85,9 @@ def test_what_is_said_of_edits_was_measured():
     timed = {name: beside(*row(name)[1:3]) for name in ("backwards", "at half speed", "32 frames, fitted to 16")}
     assert f"Backwards a motion is followed to {timed['backwards']}, at half speed to {timed['at half speed']}" in words
     assert f"32 frames fitted to 16 to {timed['32 frames, fitted to 16']}." in words
+    moved = ("a tenth of the frame to the right", "three quarters as large")
+    right, smaller = (beside(*row(name)[1:3]) for name in moved)
+    assert f"frame to the right it is followed to {right}, three quarters as large to {smaller};" in words
     assert f"hardly followed: {beside(*row('half as large, a fifth of the frame to the right')[1:3])}." in words
     masked, free = row("first", "masked"), row("first", "no guidance")
     assert f"What a mask leaves in follows to {beside(masked[2], free[2])}" in words
