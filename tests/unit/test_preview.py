@@ -214,11 +214,18 @@ def test_each_run_has_its_colour_and_a_gap_where_there_is_no_energy():
     assert missing[0] > 25 and missing[1] < 12
 
 
+def test_without_an_energy_the_plot_says_so():
+    empty = energy_plot([], 5)
+    assert np.array_equal(empty, energy_plot([(0, math.nan)], 5))
+    written = np.argwhere(np.abs(empty.astype(int) - empty[0, 0]).sum(-1) > 60)
+    # A line of letters in the middle, and nothing else.
+    assert len(written) > 100 and np.abs(written.mean(0) - np.array(empty.shape[:2]) / 2).max() < 12
+    assert np.ptp(written[:, 0]) < 20
+
+
 @pytest.mark.parametrize(
     ("runs", "steps", "options", "message"),
     [
-        ([], 5, {}, "no energy"),
-        ([(0, math.nan)], 5, {}, "no energy"),
         ([(5, 1.0)], 5, {}, "step 5, it has 5 steps"),
         ({"fast": [(0, -1.0)]}, 5, {}, r"fast has the energy -1\.0"),
         ([(0, 1.0)], 5, {"size": (20, 100)}, "100 x 20 pixels: at least 160 x 96"),
