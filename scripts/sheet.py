@@ -93,7 +93,7 @@ class Sheet:
                 sockets.append(entry.socket(optional=entry.name in described["input"].get("optional", {})))
                 if entry.name in wires:
                     place = (len(self.nodes) + 1, len(sockets) - 1)
-                    sockets[-1]["link"] = self._link(wires[entry.name], *place, entry.kind)
+                    sockets[-1]["link"] = self._link(wires[entry.name], *place)
         values = [v for e in entries if e.is_widget for v in e.values(None if e.name in wires else inputs.get(e.name))]
         document = {"inputs": sockets, "outputs": _outputs(described), "properties": self._properties(kind, values)}
         uploads = sum(entry.uploads for entry in entries)
@@ -108,8 +108,9 @@ class Sheet:
         found = {"cnr_id": _PACKS[pack] if custom else "comfy-core", "Node name for S&R": kind}
         return found | ({"models": models} if models else {})
 
-    def _link(self, origin: Socket, target: int, slot: int, kind: str) -> int:
+    def _link(self, origin: Socket, target: int, slot: int) -> int:
         number = len(self.links) + 1
+        kind = self.nodes[origin.node - 1]["outputs"][origin.slot]["type"]
         self.links.append([number, origin.node, origin.slot, target, slot, kind])
         self.nodes[origin.node - 1]["outputs"][origin.slot]["links"].append(number)
         return number

@@ -79,7 +79,8 @@ def _where_guided(intensity: Intensity, weights: Intensity) -> Intensity:
     """An intensity that is nothing, the least of what is guided, where nothing is guided."""
     if (weights == 1).all() or not (weights > 0).any():
         return intensity
-    nothing = np.float32(np.percentile(intensity[weights > 0], _PERCENTILES[0]))
+    # The very least: enlarged, a guided cell below it would have a rim of heat around it.
+    nothing = intensity[weights > 0].min()
     return nothing + weights * (intensity - nothing)
 
 

@@ -137,8 +137,10 @@ def test_seeds_run_the_sampler_once_for_each_and_the_best_is_handed_on(studio: S
     table = only(result, best, "text").splitlines()
     rows = {int(row[0]): float(row[1]) for row in (re.findall(r"-?[\d.]+", line) for line in table[1:4])}
     assert list(rows) == [11, 12, 13]
-    won = max(rows, key=lambda seed: rows[seed])
-    assert (int(number(result, seed)), int(number(result, index))) == (won, won - 11)
+    won = int(number(result, seed))
+    assert int(number(result, index)) == won - 11
+    # The table rounds: several may look alike.
+    assert rows[won] == max(rows.values())
     scene = studio.scene()
     alone = scene.guided_ksampler(scene.extracted(), seed=won)
     video = scene.graph.add("VAEDecode", samples=alone[0], vae=scene.checkpoint[2])
