@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	bench lint clean
 
 help:
-	@echo "make test        ruff, unit tests, and the ComfyUI tests if a ComfyUI with AnimateDiff-Evolved is found"
+	@echo "make test        ruff, unit tests, and the ComfyUI and browser tests if a ComfyUI (and Chromium) is found"
 	@echo "make test-unit   unit tests: neither ComfyUI nor a GPU"
 	@echo "make test-comfy  only the ComfyUI tests; fails if there is no ComfyUI"
 	@echo "make test-browser ComfyUI's graph editor in headless Chromium: workflows open and run, nodes are found and explained"

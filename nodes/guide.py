@@ -172,7 +172,8 @@ class ApplyMotionGuidance(io.ComfyNode):
                     min=0,
                     max=10000,
                     tooltip="How many steps are guided; "
-                    "about half of the sampler's steps. More than the run has means all of them.",
+                    "about half of the sampler's steps. More than the run has means all of them; a last step that "
+                    "leaves no noise cannot be pushed.",
                 ),
                 *_window_inputs(),
                 _update_rule_input(),

@@ -145,6 +145,7 @@ class ComfyServer:
         extra_args: further arguments of ``main.py``.
         env: further environment variables; ``None`` as a value removes one.
         cpu: pass ``--cpu``.
+        alone: leave out AnimateDiff-Evolved and the other packs that are found.
         start_timeout: seconds until the first answer.
     """
 
@@ -157,6 +158,7 @@ class ComfyServer:
         extra_args: Sequence[str] = (),
         env: Mapping[str, str | None] | None = None,
         cpu: bool = True,
+        alone: bool = False,
         start_timeout: float = 300.0,
     ) -> None:
         self.comfyui = comfyui
@@ -164,6 +166,7 @@ class ComfyServer:
         self._packs = tuple(packs)
         self._args = (*(["--cpu"] if cpu else []), *extra_args)
         self._env = dict(env or {})
+        self._alone = alone
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._offsets: dict[str, int] = {}
@@ -202,7 +205,7 @@ class ComfyServer:
         for folder in FOLDERS:
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         others = (self.comfyui.pack(name) for name in OTHER_PACKS)
-        packs = [self.comfyui.animatediff, *(p for p in others if p), *self._packs]
+        packs = [*([] if self._alone else [self.comfyui.animatediff, *(p for p in others if p)]), *self._packs]
         for pack in packs:
             _link(pack, self.base / "custom_nodes" / pack.name)
         _link(PACK, self.base / "custom_nodes" / PACK_NAME)

@@ -133,6 +133,18 @@ class Editor:
         self.page.wait_for_selector("#graph-canvas")
         self.page.wait_for_timeout(2000)
 
+    @contextmanager
+    def beside(self, server: ComfyServer) -> Iterator[Editor]:
+        """The editor of another server, in the same browser."""
+        server.post("/settings", _SETTINGS)
+        page = self.page.context.browser.new_page(viewport=self.page.viewport_size)
+        try:
+            other = Editor(page, server)
+            other.open()
+            yield other
+        finally:
+            page.close()
+
     def drop(self, file: Path) -> None:
         """Drag a workflow's file onto the canvas and let it go."""
         content = base64.b64encode(file.read_bytes()).decode()

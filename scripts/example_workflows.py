@@ -26,7 +26,7 @@ MODELS, REFERENCE, CLONE, RESULT = "#3f789e", "#3f789e", "#b58b2a", "#88A888"
 GUOYWW = "https://huggingface.co/guoyww/animatediff/resolve/main/"
 CONTROLS = "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/"
 FILES = {
-    "realisticVisionV51_v51VAE.safetensors": ("checkpoints", "https://civitai.com/models/4201?modelVersionId=130072"),
+    "realisticVisionV51_v51VAE.safetensors": ("checkpoints", "https://civitai.com/api/download/models/130072"),
     "v3_sd15_mm.ckpt": ("animatediff_models", f"{GUOYWW}v3_sd15_mm.ckpt"),
     "v3_sd15_adapter.ckpt": ("loras", f"{GUOYWW}v3_sd15_adapter.ckpt"),
     "v3_sd15_sparsectrl_rgb.ckpt": ("controlnet", f"{GUOYWW}v3_sd15_sparsectrl_rgb.ckpt"),
@@ -90,10 +90,10 @@ def reference(sheet: Sheet, title: str = "", *, video: str = "reference.mp4", fr
     return sheet.add("MotionCloneLoadReferenceVideo", title, tint=BLUE, video=video, tall=560, **settings)
 
 
-def extracted(sheet: Sheet, parts: Parts, clip: Placed, *, conditioning: Socket | None = None) -> Placed:
+def extracted(sheet: Sheet, parts: Parts, clip: Placed, *, conditioning: Socket | None = None, k: int = 1) -> Placed:
     """The motion of a clip."""
     inputs = {"model": parts.model, "conditioning": conditioning or parts.empty, "images": clip[0], "vae": parts.vae}
-    return sheet.add("MotionCloneExtract", tint=BLUE, **inputs)
+    return sheet.add("MotionCloneExtract", tint=BLUE, k=k, **inputs)
 
 
 def latent_like(sheet: Sheet, clip: Placed) -> Placed:
@@ -311,7 +311,7 @@ def region(sheet: Sheet) -> None:
     latent = latent_like(sheet, clip)
     sheet.column("4 Motion", CLONE)
     motion = extracted(sheet, parts, clip)
-    placed = sheet.add("MotionClonePlaceMotion", tint=BLUE, motion_rep=motion, x=0.2, y=0.0, scale=0.6)
+    placed = sheet.add("MotionClonePlaceMotion", tint=BLUE, motion_rep=motion, x=0.1, y=0.0, scale=0.8)
     mask = sheet.add("LoadImageMask", "Where the motion counts", image="mask.png", channel="red", tall=330)
     masked = sheet.add("MotionCloneMaskMotion", tint=BLUE, motion_rep=placed, mask=mask, invert=False, feather=0.05)
     finish(sheet, parts, masked, latent, clip)
@@ -357,7 +357,7 @@ def object_motion(sheet: Sheet) -> None:
        be told which way. If the thing is cold, choose other seconds or a clearer clip.
     3. Write the prompt: a thing that could move so. Run.
 
-    The preset *object* is the published one: 300 steps, 180 of them guided. Try with *fast*, which takes 30.
+    The preset *object* is the published one: 300 steps, 180 of them guided. Try with *fast*, which takes 30, and *k* 2.
     """
     parts = begin(sheet)
     sheet.column("3 Reference", REFERENCE)
@@ -416,14 +416,14 @@ def best_of_seeds(sheet: Sheet) -> None:
     1. **Load Reference Video**: a clip with one clear motion.
     2. Write the prompt. Run: it takes as long as *count* runs.
 
-    *fast* keeps the runs short. With the best seed in the sampler, a published preset can follow.
+    *fast* keeps the runs short; for it *k* is 2 where the motion is read. A seed is the best for these steps alone.
     """
     parts = begin(sheet)
     sheet.column("3 Reference", REFERENCE)
     clip = reference(sheet)
     latent = latent_like(sheet, clip)
     sheet.column("4 Motion", CLONE)
-    motion = extracted(sheet, parts, clip)
+    motion = extracted(sheet, parts, clip, k=2)
     seeds = sheet.add("MotionCloneSeeds", tint=BLUE, seed=1, count=4)
     sampler = sampled(sheet, parts, motion, latent, preset="fast", seed=seeds)
     sheet.column("6 Choose", CLONE)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 PACK = Path(os.path.abspath(__file__)).parents[1]
 ANIMATEDIFF_URL = "https://github.com/Kosinkadink/ComfyUI-AnimateDiff-Evolved"
+ADVANCED_CONTROLNET_URL = "https://github.com/Kosinkadink/ComfyUI-Advanced-ControlNet"
 HOST_MODULES = ("torch", "aiohttp", "yaml", "PIL")
 PACK_MODULES = {"einops": "einops", "safetensors": "safetensors", "cv2": "opencv-python", "numpy": "numpy"}
 
@@ -72,6 +73,19 @@ def missing_modules(python: Path) -> tuple[list[str], list[str]]:
         raise ComfyUINotFound(f"{python} does not run: {done.stderr.strip()}. Set COMFYUI_PYTHON.")
     absent = done.stdout.split()
     return [n for n in HOST_MODULES if n in absent], [p for n, p in PACK_MODULES.items() if n in absent]
+
+
+def check_packs(found: ComfyUI) -> None:
+    """Makes sure that the packs are there that the tests need besides AnimateDiff-Evolved.
+
+    Raises:
+        ComfyUINotFound: one is not; the message says where to get it.
+    """
+    if found.pack("Advanced-ControlNet") is None:
+        raise ComfyUINotFound(
+            f"{found.path} has no ComfyUI-Advanced-ControlNet in custom_nodes, which the tests need; "
+            f"clone {ADVANCED_CONTROLNET_URL} there"
+        )
 
 
 def check_interpreter(found: ComfyUI) -> None:

@@ -140,7 +140,7 @@ class Sheet:
 
 def unwrapped(text: str) -> str:
     """Markdown with one line for each paragraph and item."""
-    return re.sub(r"(?<=\S)\n(?![\n\d#-])", " ", inspect.cleandoc(text))
+    return re.sub(r"(?<=\S)\n(?: +|(?![\n\d#-]))", " ", inspect.cleandoc(text))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from comfy_server import ComfyServer
 from draw_clip import draw_inputs
 from editor import Editor, NoBrowserError, editor, find_chromium
-from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
+from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, check_packs, find_comfyui
 from random_models import ensure_models, model_files, published_links, published_names
 from scenes import LORA, write_loras
 
@@ -26,6 +26,7 @@ def comfyui() -> ComfyUI:
         find_chromium()
         found = find_comfyui()
         check_interpreter(found)
+        check_packs(found)
     except (ComfyUINotFound, NoBrowserError) as error:
         if os.environ.get(REQUIRED):
             pytest.fail(str(error), pytrace=False)

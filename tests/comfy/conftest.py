@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from comfy_server import ComfyServer
-from find_comfyui import ComfyUI, ComfyUINotFound, check_interpreter, find_comfyui
+from find_comfyui import ComfyUI, ComfyUINotFound, check_interpreter, check_packs, find_comfyui
 from random_models import CLIP_L, ModelFiles, ensure_models, ensure_other
 from scenes import Studio, write_loras
 
@@ -30,6 +30,7 @@ def comfyui() -> ComfyUI:
     try:
         found = find_comfyui()
         check_interpreter(found)
+        check_packs(found)
     except ComfyUINotFound as error:
         if os.environ.get(REQUIRED):
             pytest.fail(str(error), pytrace=False)
