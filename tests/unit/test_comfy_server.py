@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfy_server import ComfyServer, ServerError
-from find_comfyui import ComfyUI
+from find_comfyui import ComfyUI, ComfyUINotFound, check_packs
 
 ENTRY = {"status": {"status_str": "success", "messages": []}, "outputs": {"1": {"text": ["done"]}}}
 
@@ -71,3 +71,9 @@ def test_waiting_ends_at_the_deadline(moody: ThreadingHTTPServer, client: ComfyS
     moody.moods += ["hang up"]
     with pytest.raises(ServerError, match=r"did not finish prompt p in 0\.5 s"):
         client.wait("p", timeout=0.5)
+
+
+def test_a_pack_that_the_tests_need_is_named(tmp_path):
+    with pytest.raises(ComfyUINotFound, match=r"no ComfyUI-Advanced-ControlNet .*clone https://github\.com/"):
+        check_packs(ComfyUI(tmp_path, tmp_path, "0", tmp_path, (tmp_path / "Another-Pack",)))
+    check_packs(ComfyUI(tmp_path, tmp_path, "0", tmp_path, (tmp_path / "comfyui-advanced-controlnet",)))
