@@ -242,10 +242,12 @@ def best_of(scores: Sequence[MotionScore | None], by: Criterion) -> int:
         by: one of `CRITERIA`.
 
     Raises:
-        ValueError: there is nothing to choose from, or the criterion is unknown.
+        ValueError: no videos were given, none could be scored, or the criterion is unknown.
     """
     if by not in CRITERIA:
         raise ValueError(f"{by!r} is no way to choose: take one of {', '.join(CRITERIA)}")
+    if not scores:
+        raise ValueError("0 videos were given: give at least 1 to choose from")
     scored = {i: score for i, score in enumerate(scores) if score is not None}
     if not scored:
         raise ValueError(f"0 of {len(scores)} videos could be scored: all hold values that are not finite")

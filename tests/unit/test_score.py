@@ -244,6 +244,8 @@ def test_a_black_video_comes_after_one_that_hardly_moves(reference):
 def test_a_choice_that_cannot_be_made():
     with pytest.raises(ValueError, match="0 of 2 videos could be scored"):
         best_of([None, None], "both")
+    with pytest.raises(ValueError, match="0 videos were given: give at least 1"):
+        best_of([], "both")
     with pytest.raises(ValueError, match="'luck' is no way to choose: take one of motion fidelity"):
         best_of([SCORE], "luck")
     with pytest.raises(ValueError, match="3 seeds for 1 videos"):
