@@ -409,17 +409,29 @@ def temporal_consistency(video: np.ndarray) -> float:
         ValueError: it is no such video, or has fewer than 2 frames.
     """
     _check_video(video)
-    labs = np.stack([cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for picture in video])
-    labs /= 100
-    fields = np.stack([_colour_fields(lab) for lab in labs - labs.mean(axis=(0, 1, 2))])
-    colour = _cosine(fields[:-1], fields[1:], floor=_COLOUR_FLOOR)
-    greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in video]
-    returned = [_brought_back(*greys[i : i + 2], labs[i + 1, ..., 0]) for i in range(len(video) - 1)]
-    details = [_detail(lightness) for lightness in labs[:-1, ..., 0]]
-    detail = _cosine(
-        np.stack(details), np.stack([_detail(lightness) for lightness in returned]), floor=_DETAIL_FLOOR
-    )
-    return float((colour.mean() + detail.mean()) / 2)
+    fields, means, detail = [], [], []
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    for picture in video:
+        lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) / 100
+        fields.append(_colour_fields(lab))
+        means.append(lab.mean(axis=(0, 1), dtype=np.float64))
+        # Contiguous, so that the whole colours of one frame only are held.
+        after = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.ascontiguousarray(lab[..., 0])
+        if before:
+            detail.append(_detail_cosine(*before, *after))
+        before = after
+    # Fields are means, so the mean colour may be taken from them as well as from all pixels before.
+    coloured = np.stack(fields) - _colour_fields(np.tile(np.mean(means, axis=0), (16, 16, 1)))
+    colour = _cosine(coloured[:-1], coloured[1:], floor=_COLOUR_FLOOR)
+    return float((colour.mean() + np.mean(detail)) / 2)
+
+
+def _detail_cosine(
+    grey: np.ndarray, lightness: np.ndarray, next_grey: np.ndarray, next_lightness: np.ndarray
+) -> float:
+    """Of a frame and the next one, which is brought back."""
+    returned = _brought_back(grey, next_grey, next_lightness)
+    return float(_cosine(_detail(lightness), _detail(returned), floor=_DETAIL_FLOOR))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, *, floor: float) -> np.ndarray:

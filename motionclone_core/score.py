@@ -26,6 +26,14 @@ CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 # A video that moves less than this share of what the reference moves stands still beside it.
 STANDING_SHARE = 0.1
+# A frame whose values of each colour differ by no more levels of 255 than this shows nothing: black, or of one colour.
+# Two levels are what rounding and the noise of a compressed black frame leave.
+_BLANK_LEVELS = 2
+_BLANK_CURE = (
+    "The decode may have failed: run the VAE in fp32 (start ComfyUI with --fp32-vae), and look for values that are "
+    "not finite in the sampler's log."
+)
+_STILL_REFERENCE = "The reference does not move, or shows nothing that can be followed."
 
 
 class NotFiniteError(ValueError):
@@ -75,6 +83,11 @@ class TrackedVideo:
         """Height and width."""
         return self.frames.shape[1], self.frames.shape[2]
 
+    @property
+    def blank_frames(self) -> int:
+        """How many frames show nothing: each of their colours differs by at most 2 levels of 255 all over the frame."""
+        return sum(int(np.ptp(frame.reshape(-1, 3), axis=0).max()) <= _BLANK_LEVELS for frame in self.frames)
+
 
 def _tracked(frames: NDArray[np.uint8], name: str) -> Tracks:
     try:
@@ -111,6 +124,7 @@ class MotionScore:
         reference_consistency: the same of the reference.
         frames: of both.
         size, reference_size: height and width of the video and of the reference.
+        blank_frames, reference_blank_frames: how many frames of each show nothing; see `TrackedVideo.blank_frames`.
         clip: what CLIP says.
     """
 
@@ -123,6 +137,8 @@ class MotionScore:
     frames: int
     size: tuple[int, int]
     reference_size: tuple[int, int]
+    blank_frames: int = 0
+    reference_blank_frames: int = 0
     clip: ClipScore = ClipScore()
 
     @property
@@ -134,10 +150,12 @@ class MotionScore:
     def notes(self) -> tuple[str, ...]:
         """What one should know beside the numbers, a sentence each."""
         notes = []
+        if self.blank_frames:
+            blank = f"{self.blank_frames} of {self.frames} frames of the video show nothing (black?)"
+            notes.append(f"{blank}: its scores mean little. {_BLANK_CURE}")
         if self.stands_still:
             notes.append("The video hardly moves: a still video is consistent, and follows nothing.")
-        if not self.reference_magnitude:
-            notes.append("The reference does not move, or shows nothing that can be followed.")
+        notes += self.reference_notes
         if self.size != self.reference_size:
             (h, w), (rh, rw) = self.size, self.reference_size
             notes.append(
@@ -145,6 +163,17 @@ class MotionScore:
                 "each, places in widths and heights of each."
             )
         return (*notes, *self.clip.notes)
+
+    @property
+    def reference_notes(self) -> tuple[str, ...]:
+        """What one should know of the reference, whatever the video."""
+        notes = []
+        if self.reference_blank_frames:
+            blank = f"{self.reference_blank_frames} of {self.frames} frames of the reference show nothing (black?)"
+            notes.append(f"{blank}: choose a part in which every frame shows something.")
+        if not self.reference_magnitude:
+            notes.append(_STILL_REFERENCE)
+        return tuple(notes)
 
     def report(self) -> str:
         """A table of all scores, and the notes below it."""
@@ -163,7 +192,8 @@ class MotionScore:
 def score_motion(reference: TrackedVideo, video: TrackedVideo, *, clip: ClipScore | None = None) -> MotionScore:
     """All scores of a video against its reference.
 
-    The sizes may differ. What cannot be followed, such as black frames, is taken for still.
+    The sizes may differ. What cannot be followed, such as black frames, is taken for still; frames that show nothing
+    are counted.
 
     Raises:
         ValueError: the numbers of frames differ.
@@ -179,6 +209,8 @@ def score_motion(reference: TrackedVideo, video: TrackedVideo, *, clip: ClipScor
         frames=len(video.frames),
         size=video.size,
         reference_size=reference.size,
+        blank_frames=video.blank_frames,
+        reference_blank_frames=reference.blank_frames,
         clip=clip or ClipScore(),
     )
 
@@ -199,27 +231,30 @@ def require_same_length(reference: TrackedVideo, video: TrackedVideo, name: str)
 def best_of(scores: Sequence[MotionScore | None], by: Criterion) -> int:
     """Which of several videos follows the reference best, counted from 0.
 
-    Videos that hardly move while the reference does come last, whatever their scores: a still video is never far
-    from a short path. Among the others, by ``motion fidelity`` the highest wins, by ``trajectory distance`` the
-    lowest; ``both`` adds up the places in both orders, and the higher fidelity decides between equal sums. Of equals
-    the first one wins.
+    Videos with frames that show nothing come last, whatever their scores and whatever the reference shows: a black
+    video follows a still or black reference perfectly. Of these, the fewer such frames the better. Before them come
+    those that hardly move while the reference does: a still video is never far from a short path. Among the others,
+    by ``motion fidelity`` the highest wins, by ``trajectory distance`` the lowest; ``both`` adds up the places in both
+    orders, and the higher fidelity decides between equal sums. Of equals the first one wins.
 
     Args:
         scores: None for a video that could not be scored; it cannot win.
         by: one of `CRITERIA`.
 
     Raises:
-        ValueError: there is nothing to choose from, or the criterion is unknown.
+        ValueError: no videos were given, none could be scored, or the criterion is unknown.
     """
     if by not in CRITERIA:
         raise ValueError(f"{by!r} is no way to choose: take one of {', '.join(CRITERIA)}")
+    if not scores:
+        raise ValueError("0 videos were given: give at least 1 to choose from")
     scored = {i: score for i, score in enumerate(scores) if score is not None}
     if not scored:
         raise ValueError(f"0 of {len(scores)} videos could be scored: all hold values that are not finite")
     fidelity = {i: -score.motion_fidelity for i, score in scored.items()}
     distance = {i: score.trajectory_distance for i, score in scored.items()}
     keys = {"motion fidelity": fidelity, "trajectory distance": distance, "both": _places(fidelity, distance)}[by]
-    return min(scored, key=lambda i: (scored[i].stands_still, keys[i], fidelity[i], i))
+    return min(scored, key=lambda i: (scored[i].blank_frames, scored[i].stands_still, keys[i], fidelity[i], i))
 
 
 def _places(*orders: dict[int, float]) -> dict[int, float]:
@@ -246,9 +281,19 @@ def comparison(scores: Sequence[MotionScore | None], chosen: int, seeds: Sequenc
         rows.append((mark, name, *(f"{number:.4f}" for number in numbers)))
     first = next(score for score in scores if score is not None)
     numbers = ("1", "0", f"{first.reference_magnitude:.4f}", f"{first.reference_consistency:.4f}")
-    still = [name for name, score in zip(names, scores, strict=True) if score is not None and score.stands_still]
-    note = [f"Hardly moving, so chosen last: {', '.join(still)}."] if still else []
-    return "\n".join([_table([*rows, ("", "reference", *numbers)]), *note])
+    notes = (*_chosen_last(names, scores), *first.reference_notes)
+    return "\n".join([_table([*rows, ("", "reference", *numbers)]), *notes])
+
+
+def _chosen_last(names: Sequence[str], scores: Sequence[MotionScore | None]) -> list[str]:
+    """Which videos have a fault that counts more than scores, a sentence for each fault."""
+    scored = [(name, score) for name, score in zip(names, scores, strict=True) if score is not None]
+    still = [name for name, score in scored if score.stands_still and not score.blank_frames]
+    blank = [f"{name} ({score.blank_frames} of {score.frames})" for name, score in scored if score.blank_frames]
+    notes = [f"Hardly moving, so chosen last: {', '.join(still)}."] if still else []
+    if blank:
+        notes.append(f"Frames that show nothing (black?), so chosen last of all: {', '.join(blank)}. {_BLANK_CURE}")
+    return notes
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -172,7 +172,7 @@ class BestMotion(io.ComfyNode):
             node_id="MotionCloneBest",
             display_name="Best Motion",
             description="Takes several runs, as Motion Seeds makes them, and hands on the one that follows the "
-            "reference best. One that hardly moves is taken only if all do.",
+            "reference best. One that hardly moves, or has black frames, is taken only if there is no better one.",
             search_aliases=["motion clone", "best of n", "pick seed", "choose best video"],
             is_output_node=True,
             is_input_list=True,

@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 
 # Letters and lines want room; more than this only costs memory.
 _SMALLEST, _LARGEST = 384, 768
+# Two such panels with their margins stay below 2048 pixels: a wide video must not grow past what WebP can hold.
+_WIDEST = 940
+_NARROWEST = 240  # of both sides of a panel: the letters follow from its height, and a caption goes into its width
 _MOVING_TRACKS, _STILL_TRACKS = 28, 24  # more than these hide the picture
 _MOVING_LENGTH = 0.01  # of the diagonal, over the whole video
 _ALIKE = 0.5  # from this agreement on two tracks are shown as partners
@@ -44,7 +47,8 @@ def draw_tracks(
         captions: a short line over each.
 
     Returns:
-        [f, H', W', 3], each video scaled to one height of 384 to 768.
+        [f, H', W', 3], W' below 2048: each video scaled to one height of 384 to 768, or to a width of 940 where it
+        would be wider.
 
     Raises:
         ValueError: the videos and their tracks have not one number of frames.
@@ -54,19 +58,25 @@ def draw_tracks(
         raise ValueError(f"videos and tracks of {sorted(counts)} frames: they must have one number of frames")
     height = min(_LARGEST, max(_SMALLEST, len(reference[0]), len(video[0])))
     drawn = [
-        _drawn(enlarged(given, height), one, colours)
+        _drawn(enlarged(given, _fitting_height(given, height)), one, colours)
         for given, one, colours in zip((reference, video), tracks, _colours(*tracks), strict=True)
     ]
-    width = max(one.shape[2] for one in drawn)
+    size = tuple(max(_NARROWEST, *(one.shape[axis] for one in drawn)) for axis in (1, 2))
     names = ("reference", "video")
-    return side_by_side([Panel(n, _centred(d, width), c) for n, d, c in zip(names, drawn, captions, strict=True)])
+    return side_by_side([Panel(n, _centred(d, size), c) for n, d, c in zip(names, drawn, captions, strict=True)])
 
 
-def _centred(video: Video, width: int) -> Video:
-    left = (width - video.shape[2]) // 2
-    out = np.empty((*video.shape[:2], width, 3), np.uint8)
+def _fitting_height(video: Video, height: int) -> int:
+    """The height, or less where the video would be wider than a panel may be."""
+    return max(1, min(height, _WIDEST * video.shape[1] // video.shape[2]))
+
+
+def _centred(video: Video, size: tuple[int, int]) -> Video:
+    """In the middle of a panel of this height and width."""
+    top, left = ((whole - part) // 2 for whole, part in zip(size, video.shape[1:3], strict=True))
+    out = np.empty((len(video), *size, 3), np.uint8)
     out[:] = BACKGROUND
-    out[:, :, left : left + video.shape[2]] = video
+    out[:, top : top + video.shape[1], left : left + video.shape[2]] = video
     return out
 
 
@@ -165,15 +175,16 @@ def _drawn(video: Video, tracks: Tracks, colours: NDArray[np.uint8]) -> Video:
 
 
 def _frame(picture: Picture, frame: int, moving: list[_Path], still: list[_Path]) -> Picture:
-    pen = max(1.2, len(picture) / 230)
+    height, width = picture.shape[:2]
+    pen = max(1.2, min(height, 2 * width) / 230)  # dots must not cover a narrow picture
     canvas = cv2.resize(_muted(picture), None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
     last = len(moving[0].points) - 1 if moving else frame
-    for first, end, width, opacity in (
+    for first, end, breadth, opacity in (
         (frame, last, 0.8, 0.3), (0, frame, 1.2, 0.65), (max(0, frame - _TAIL), frame, 1.7, 1.0),
     ):  # fmt: skip
         under = 0.5 * opacity if end == frame else 0.0
-        _blended(canvas, under, lambda c, f=first, e=end, w=width: _lines(c, moving, f, e, (w + 1.3) * pen, OUTLINE))
-        _blended(canvas, opacity, lambda c, f=first, e=end, w=width: _lines(c, moving, f, e, w * pen))
+        _blended(canvas, under, lambda c, f=first, e=end, w=breadth: _lines(c, moving, f, e, (w + 1.3) * pen, OUTLINE))
+        _blended(canvas, opacity, lambda c, f=first, e=end, w=breadth: _lines(c, moving, f, e, w * pen))
     _blended(canvas, 0.6, lambda c: _dots(c, still, frame, 1.4 * pen, MUTED))
     _dots(canvas, moving, frame, 3.4 * pen, OUTLINE)
     _dots(canvas, moving, frame, 2.5 * pen)

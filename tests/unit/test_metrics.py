@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -336,6 +337,19 @@ def test_a_reversed_video_is_as_consistent():
 def test_a_frozen_video_is_perfectly_consistent():
     for picture in (moving(RIGHT)[:1], np.zeros((1, 64, 64, 3), np.uint8), square(straight(0.0))[:1]):
         assert temporal_consistency(np.repeat(picture, 5, axis=0)) == pytest.approx(1, abs=1e-9)
+
+
+def test_consistency_holds_two_frames_at_a_time_whatever_the_length():
+    def peak(frames):
+        video = np.repeat(moving(RIGHT, frames=2, size=256), frames // 2, axis=0)
+        tracemalloc.start()
+        temporal_consistency(video)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    # A frame in Lab, float32, has 0.75 MiB.
+    assert peak(24) - peak(4) < 0.75 * 2**20
 
 
 def worsened(video, how, seed=0):

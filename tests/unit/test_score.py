@@ -11,6 +11,7 @@ import pytest
 from embedded.drawing import Camera, Scene, Thing
 from motionclone_core.metrics import motion_fidelity, track_agreement
 from motionclone_core.score import (
+    CRITERIA,
     ClipScore,
     MotionScore,
     NotFiniteError,
@@ -89,6 +90,32 @@ def test_a_black_reference_is_named(reference):
     assert abs(score.motion_fidelity) < 0.05 and not score.stands_still
     assert "The reference does not move" in score.report()
     assert score_motion(black, black).motion_fidelity == pytest.approx(1, abs=1e-12)
+
+
+BLACK = np.zeros((FRAMES, 64, 64, 3), np.float32)
+
+
+@pytest.mark.parametrize(("levels", "blank"), [(0, FRAMES), (2, FRAMES), (3, 0)])
+@pytest.mark.parametrize("base", [0.0, 0.4])
+def test_a_frame_shows_nothing_if_its_colours_differ_by_at_most_2_levels(base, levels, blank):
+    images = np.full((FRAMES, 64, 64, 3), base, np.float32)
+    images[:, 20:40, 20:40, 1] += levels / 255  # one colour is enough to see something
+    assert tracked(images).blank_frames == blank
+
+
+def test_frames_that_show_nothing_are_counted_in_both_videos(reference):
+    images = clip(2.0)
+    images[[2, 5, 6]] = 0
+    some = tracked(images)
+    score = score_motion(reference, some)
+    assert (score.blank_frames, score.reference_blank_frames) == (3, 0)
+    assert f"3 of {FRAMES} frames of the video show nothing (black?): " in score.report()
+    assert "--fp32-vae" in score.report() and "of the reference show nothing" not in score.report()
+    turned = score_motion(some, reference)
+    assert (turned.blank_frames, turned.reference_blank_frames) == (0, 3)
+    assert f"3 of {FRAMES} frames of the reference show nothing (black?): choose" in turned.report()
+    assert "of the video show nothing" not in turned.report()
+    assert f"{FRAMES} of {FRAMES} frames of the video show nothing" in score_motion(reference, tracked(BLACK)).report()
 
 
 def test_other_sizes_are_measured_in_shares_of_the_frame(reference):
@@ -188,9 +215,37 @@ def test_what_hardly_moves_or_overflowed_does_not_win():
     assert table[5] == "Hardly moving, so chosen last: 8."
 
 
+@pytest.mark.parametrize("images", [BLACK, np.repeat(clip(2.0)[:1], FRAMES, axis=0)], ids=["black", "still"])
+def test_a_black_video_does_not_win_though_the_reference_is_still_or_black(images):
+    given = tracked(images, "the reference")
+    flash = clip(2.0)
+    flash[3] = 0
+    several = [score_motion(given, tracked(one)) for one in (BLACK, flash, clip(2.0))]
+    assert several[0].motion_fidelity == pytest.approx(1, abs=1e-12)
+    for by in CRITERIA:
+        assert best_of(several, by) == 2
+        assert best_of(several[:2], by) == 1
+    table = comparison(several, 2).splitlines()
+    last = f"Frames that show nothing (black?), so chosen last of all: 0 ({FRAMES} of {FRAMES}), 1 (1 of {FRAMES}). "
+    assert table[5].startswith(last) and "--fp32-vae" in table[5]
+    assert table[-1] == "The reference does not move, or shows nothing that can be followed."
+    assert any(f"{FRAMES} frames of the reference" in line for line in table) == (images is BLACK)
+
+
+def test_a_black_video_comes_after_one_that_hardly_moves(reference):
+    frozen = np.repeat(clip(2.0)[:1], FRAMES, axis=0)
+    several = [score_motion(reference, tracked(one)) for one in (BLACK, frozen)]
+    assert best_of(several, "motion fidelity") == best_of(several, "trajectory distance") == 1
+    table = comparison(several, 1)
+    assert "Hardly moving, so chosen last: 1." in table and "chosen last of all: 0 (8 of 8)." in table
+    assert "The reference does not move" not in table
+
+
 def test_a_choice_that_cannot_be_made():
     with pytest.raises(ValueError, match="0 of 2 videos could be scored"):
         best_of([None, None], "both")
+    with pytest.raises(ValueError, match="0 videos were given: give at least 1"):
+        best_of([], "both")
     with pytest.raises(ValueError, match="'luck' is no way to choose: take one of motion fidelity"):
         best_of([SCORE], "luck")
     with pytest.raises(ValueError, match="3 seeds for 1 videos"):

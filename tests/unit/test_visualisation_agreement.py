@@ -86,6 +86,36 @@ def test_sizes_may_differ_and_are_brought_to_one_height():
     assert height > 384 and width > 2 * 768
 
 
+@pytest.mark.parametrize("shape", [(32, 720), (16, 1920), (1080, 1920)])
+def test_a_wide_video_keeps_its_shape_and_the_page_below_2048_pixels(shape):
+    h, w = shape
+    wide = np.full((2, h, w, 3), 200, np.uint8)
+    still = Tracks(np.full((1, 2, 2), 8, np.float32), np.ones((1, 2), bool), shape)
+    page = draw_tracks(wide, wide, (still, still))
+    assert page.shape[2] < 2048 and page.shape[1] < 1000
+    # The video is grey and the page nearly black: its rows and columns, across and down its middle.
+    left = page[0, :, : page.shape[2] // 2].mean(axis=-1) > 110
+    rows = np.flatnonzero(left.sum(axis=1) > 400)
+    height, width = len(rows), int(left[rows[len(rows) // 2]].sum())
+    assert height == pytest.approx(940 * h / w, abs=1) and 800 < width <= 940
+    assert width == pytest.approx(height * w / h, abs=2)
+
+
+def test_a_tall_video_keeps_its_shape_and_has_room_for_its_caption():
+    tall = np.full((2, 720, 32, 3), 200, np.uint8)
+    still = Tracks(np.full((1, 2, 2), 8, np.float32), np.ones((1, 2), bool), (720, 32))
+    page = draw_tracks(tall, tall, (still, still), captions=("a caption", "fidelity 0.50"))
+    assert page.shape[1] < 1100 and 2 * 240 < page.shape[2] < 1000
+    lit = page[0, :, : page.shape[2] // 2].mean(axis=-1) > 110
+    assert int(lit[page.shape[1] // 2].sum()) == pytest.approx(32, abs=2)
+
+
+def test_a_wide_and_a_square_video_stand_beside_one_another():
+    wide = np.full((FRAMES, 32, 720, 3), 90, np.uint8)
+    pictures = draw_tracks(GREY, wide, (TWO, tracks(((20, 16), RIGHT), size=(32, 720))))
+    assert pictures.shape[1] > 384 and pictures.shape[2] < 2048
+
+
 def test_other_numbers_of_frames_are_refused():
     with pytest.raises(ValueError, match=r"videos and tracks of \[3, 4\] frames"):
         draw_tracks(GREY, GREY[:3], (TWO, TWO))
