@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 SCREENSHOTS = PACK / ".test-results" / "browser"
 FOLDER = PACK / "example_workflows"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
-EVERYDAY = {"clone_motion", "image_to_video"}
+EVERYDAY = {"clone_motion"}
 EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.more) for name in NAMES]
 CUT = Cut(frames=4, side=64, steps=3, guided_steps=2)
 TEXTS = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
