@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_correspondence import FRAMES, OTHER, TAP, motion, spot
 
 from motionclone_core.editing import masked, placed, retimed
@@ -223,11 +225,61 @@ def test_without_an_energy_the_plot_says_so():
     assert np.ptp(written[:, 0]) < 20
 
 
+def lit_columns(picture, steps):
+    """Which columns of a plot stand on the lighter ground, by a row of pixels between the lines of its grid."""
+    _, columns = np.nonzero((np.abs(picture[60:70].astype(int) - BACKGROUND) > 4).all(-1))
+    plain = energy_plot([(0, 1.0)], steps, guided=range(steps), size=picture.shape[:2])
+    _, everywhere = np.nonzero((np.abs(plain[60:70].astype(int) - BACKGROUND) > 4).all(-1))
+    left, width = everywhere.min(), (np.ptp(everywhere) + 1) / steps
+    return {step for step in range(steps) if round(left + (step + 0.5) * width) in columns}
+
+
+def test_steps_that_were_guided_are_lit_whether_or_not_an_energy_was_read_there():
+    energies = [(step, 1e-3) for step in (0, 2, 4)] + [(5, 1.0)]  # low, that no line is where pixels are looked at
+    assert lit_columns(energy_plot(energies, 10), 10) == {0, 2, 4, 5}
+    assert lit_columns(energy_plot(energies, 10, guided=(0, 1, 2, 3, 4)), 10) == {0, 1, 2, 3, 4}
+    assert lit_columns(energy_plot(energies, 10, guided=()), 10) == set()
+
+
+def test_guided_steps_without_an_energy_are_not_called_unguided():
+    guided, free = energy_plot([], 5, guided=(0, 1)), energy_plot([], 5, guided=())
+    assert np.array_equal(free, energy_plot([], 5)) and not np.array_equal(guided, free)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (288, 512)])
+@pytest.mark.parametrize("count", [3, 9, 16, 40])
+def test_names_that_do_not_fit_are_left_out(count, size):
+    runs = {f"run {number}": [(0, 1.0), (1, 0.5)] for number in range(1, count + 1)}
+    named, bare = energy_plot(runs, 2, size=size), energy_plot({"": [(0, 1.0), (1, 0.5)]}, 2, size=size)
+    head = round(2.4 * max(9, round(size[0] / 22)))  # above the plot
+    changed = np.nonzero((named[:head] != bare[:head]).any(-1))[1]
+    title = np.nonzero((bare[:head] != BACKGROUND).any(-1))[1].max()
+    assert changed.size == 0 or changed.min() > title + 4
+    assert changed.size or size == (96, 160)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    runs=st.lists(st.lists(st.floats(0, allow_infinity=False) | st.just(math.nan), max_size=5), max_size=3),
+    guided=st.none() | st.sets(st.integers(0, 4)),
+)
+def test_every_energy_can_be_drawn(runs, guided):
+    named = {f"run {number}": list(enumerate(run)) for number, run in enumerate(runs)}
+    assert energy_plot(named, 5, guided=guided, size=(96, 160)).shape == (96, 160, 3)
+
+
+@pytest.mark.parametrize("energy", [5e-324, 1e-45, 1.7e308, 0.0])
+def test_energies_of_any_size_are_drawn_in_the_plot(energy):
+    x = coloured(energy_plot([(0, energy), (4, 0.0)], 5), off=30)[1]
+    assert x.size > 50 and np.ptp(x) > 200
+
+
 @pytest.mark.parametrize(
     ("runs", "steps", "options", "message"),
     [
         ([(5, 1.0)], 5, {}, "step 5, it has 5 steps"),
         ({"fast": [(0, -1.0)]}, 5, {}, r"fast has the energy -1\.0"),
+        ([(0, 1.0)], 5, {"guided": (5,)}, "step 5 cannot have been guided: the run has 5 steps"),
         ([(0, 1.0)], 5, {"size": (20, 100)}, "100 x 20 pixels: at least 160 x 96"),
     ],
 )
