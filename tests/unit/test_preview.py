@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from test_correspondence import FRAMES, OTHER, TAP, motion, spot
 
 from motionclone_core.editing import masked, placed, retimed
-from motionclone_core.grids import RepresentationMismatchError
+from motionclone_core.grids import Frame, RepresentationMismatchError
 from motionclone_core.mixing import Motion, MotionPart
 from motionclone_core.representation import MotionRepresentation
 from motionclone_core.taps import UnknownTapError
@@ -20,7 +21,7 @@ from motionclone_core.visualisation.arrows import AHEAD, draw_arrows
 from motionclone_core.visualisation.canvas import BACKGROUND, PATH_COLOUR
 from motionclone_core.visualisation.motion import guided_intensity, overlaid
 from motionclone_core.visualisation.plot import RUN_COLOURS, energy_plot
-from motionclone_core.visualisation.preview import preview
+from motionclone_core.visualisation.preview import as_video, preview
 
 
 def grey(frames=FRAMES, height=128, width=128, level=90):
@@ -149,6 +150,31 @@ def test_each_of_several_motions_is_shown_by_its_strength():
     np.testing.assert_array_equal(off, preview(left, grey()).heat)
 
 
+def test_a_motion_that_guides_no_cell_has_no_heat():
+    # Placed by hand: the node refuses this. The middle of a 16 x 16 grid is a corner of four cells.
+    nowhere = replace(motion((0.03, 0.0)), frame=Frame(0.475, 0.475, 0.05, 0.05))
+    assert not guided_intensity(nowhere).any()
+    shown = preview(nowhere, grey())
+    assert not shown.heat.any() and np.array_equal(shown.video, preview(nowhere, grey(), opacity=0.0).video)
+
+
+def test_each_place_has_the_arrows_of_the_motion_that_leads_it_most():
+    across, down = motion((0.03, 0.0)), motion((0.0, 0.03))
+    alone = preview(across, grey(height=256, width=256)).video
+    told = preview(Motion((MotionPart(across, 1.0), MotionPart(down, 1e-3))), grey(height=256, width=256)).video
+    arrows = [set(zip(*coloured(video[8]), strict=True)) for video in (alone, told)]
+    # Both lie in the same place, so the weak one leads only where the strong one has no heat.
+    assert len(arrows[0]) > 50 and arrows[0] == arrows[1]
+
+
+def test_motions_in_two_places_each_have_their_arrows():
+    sides = [placed(motion((0.0, 0.03)), x=x, y=0.0, scale=0.5) for x in (-0.25, 0.25)]
+    both = preview(Motion(tuple(MotionPart(side, 1.0) for side in sides)), grey(height=256, width=256)).video
+    alone = [preview(side, grey(height=256, width=256)).video for side in sides]
+    arrows = [set(zip(*coloured(video[8]), strict=True)) for video in (both, *alone)]
+    assert min(map(len, arrows)) > 20 and arrows[0] == arrows[1] | arrows[2]
+
+
 def test_taps_are_chosen_by_name():
     both = MotionRepresentation.whole(
         {TAP: spot((0, 0), start=(0.25, 0.5)), OTHER: spot((0, 0), grid=(8, 8), start=(0.75, 0.5))}, (16, 16)
@@ -174,6 +200,42 @@ def test_one_picture_is_the_ground_of_all_frames():
 def test_a_reference_of_other_frames_is_refused(shown, message):
     with pytest.raises(RepresentationMismatchError, match=message):
         preview(shown(), grey(5))
+
+
+def test_motions_of_different_timing_ask_for_one_image_or_none():
+    both = Motion((MotionPart(retimed(motion(), range(7))), MotionPart(retimed(motion(), range(1, 8)))))
+    with pytest.raises(
+        RepresentationMismatchError, match="motions of different timing: connect 1 image as a ground, or none"
+    ):
+        preview(both, grey(FRAMES))
+    assert len(preview(both, grey(1)).video) == len(preview(both).video) == 7
+
+
+def test_motions_of_one_timing_in_two_places_take_the_images_in_their_order():
+    later = retimed(motion(), [8, 3, 5])
+    both = Motion((MotionPart(later), MotionPart(placed(later, x=0.25, y=0.0, scale=0.5))))
+    reference = grey()
+    reference[:] = (10 * np.arange(FRAMES, dtype=np.uint8))[:, None, None, None]
+    shown = preview(both, reference, opacity=0.0, arrows=False).video
+    assert np.array_equal(shown, overlaid(np.zeros((3, 128, 128), np.float32), reference[[8, 3, 5]]))
+
+
+def test_images_of_any_channels_are_colours():
+    image = torch.rand(2, 6, 4, 4)
+    wanted = np.floor(image.numpy() * 255 + 0.5)
+    for coloured_one in (image, image[..., :3]):
+        assert np.array_equal(as_video(coloured_one), wanted[..., :3])
+    for grey_one in (image[..., :1], image[..., :2]):
+        assert np.array_equal(as_video(grey_one), np.repeat(wanted[..., :1], 3, axis=-1))
+    assert as_video(torch.tensor([-1.0, 2.0, 0.0]).reshape(1, 1, 1, 3)).tolist() == [[[[0, 255, 0]]]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_images_that_hold_no_numbers_are_refused(value):
+    image = torch.zeros(2, 6, 4, 3)
+    image[0, 1:3, 2, 0] = value
+    with pytest.raises(ValueError, match=r"2 of 144 values of the images are not finite.*or none"):
+        as_video(image)
 
 
 def test_opacity_is_refused_outside_0_to_1():
