@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .grids import Frame
+from .grids import Cells, Crop, Frame, Size, halvings
 from .representation import MotionRepresentation
 
 Repeat = Literal["hold", "loop", "ping-pong"]
@@ -98,7 +98,7 @@ def placed(representation: MotionRepresentation, *, x: float, y: float, scale: f
         scale: how large; 1 is as it is.
 
     Raises:
-        ValueError: nothing of it would be left in the frame.
+        ValueError: nothing of it would be left in the frame, or so little that no cell of any layer is guided.
     """
     if not all(map(math.isfinite, (x, y, scale))) or scale <= 0:
         raise ValueError(f"a motion cannot be scaled by {scale} and moved by {x}, {y}: a scale above 0 is needed")
@@ -113,7 +113,24 @@ def placed(representation: MotionRepresentation, *, x: float, y: float, scale: f
     result = replace(representation, frame=frame, mask=mask)
     if not result.coverage > 0:
         raise ValueError(f"moved by {x:g}, {y:g} and scaled by {scale:g} the motion's mask is empty: move it less")
+    if not any(_guides(result, grid) for grid in {tap.grid for tap in result.taps.values()}):
+        raise ValueError(
+            f"moved by {x:g}, {y:g} and scaled by {scale:g} the motion is too small to guide a single cell of its "
+            f"layers: take a larger scale"
+        )
     return result
+
+
+def _guides(representation: MotionRepresentation, grid: Size) -> bool:
+    """Whether a cell of a tap's grid is guided: its centre lies in the frame, and some of it under the mask."""
+    size = representation.latent_size
+    cells = Cells(size, halvings(size, grid[0] * grid[1]))
+    rows, columns = cells.at(*cells.centres(Crop(0, 0, *size)), size, representation.frame)
+    guided = (rows >= 0)[:, None] & (columns >= 0)
+    if representation.mask is not None:
+        highest = representation.mask.float().amax(dim=0)[None, None]
+        guided &= torch.nn.functional.adaptive_max_pool2d(highest, grid)[0, 0] > 0
+    return bool(guided.any())
 
 
 def _moved(mask: Tensor, frame: Frame) -> Tensor:

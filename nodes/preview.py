@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..motionclone_core.mixing import Motion
 from ..motionclone_core.representation import MotionRepresentation
-from ..motionclone_core.visualisation.preview import preview
+from ..motionclone_core.visualisation.preview import as_video, preview
 from .sockets import MotionRep, node_schema
 
 _QUALITY = 90  # of the animation that the node shows
@@ -45,8 +45,8 @@ class PreviewMotionRepresentation(io.ComfyNode):
                 io.Boolean.Input(
                     "arrows",
                     default=True,
-                    tooltip="Draw where things will be three frames on. Where the motion does not tell, there is no "
-                    "arrow.",
+                    tooltip="Draw which way things move, and about how far in three frames, somewhat short. Where the "
+                    "motion does not tell, there is no arrow.",
                 ),
                 io.Float.Input(
                     "opacity",
@@ -88,9 +88,7 @@ class PreviewMotionRepresentation(io.ComfyNode):
         images: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """See the class."""
-        reference = None
-        if images is not None:
-            reference = (images[..., :3].cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        reference = None if images is None else as_video(images)
         shown = preview(motion_rep, reference, taps=taps, arrows=arrows, opacity=opacity)
         pictures = torch.from_numpy(shown.video).float() / 255
         return io.NodeOutput(pictures, torch.from_numpy(shown.heat), ui=_animated(pictures, fps))

@@ -25,5 +25,6 @@ def plot_of(reports: Sequence[RunSummary]) -> torch.Tensor:
     """The energies of one run or several over their steps, as an IMAGE ``[1, H, W, 3]``."""
     names = [""] if len(reports) == 1 else [f"run {number}" for number in range(1, len(reports) + 1)]
     runs = {name: sorted(report.energies.items()) for name, report in zip(names, reports, strict=True)}
-    picture = energy_plot(runs, max((report.total for report in reports), default=1))
+    guided = {step for report in reports for step in report.guided}
+    picture = energy_plot(runs, max((report.total for report in reports), default=1), guided=guided)
     return torch.from_numpy(picture)[None].float() / 255

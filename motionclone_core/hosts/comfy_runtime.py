@@ -114,7 +114,7 @@ class RunSummary:
     """What guidance did in a run.
 
     Attributes:
-        guided: how many steps were guided.
+        guided: the steps that were guided, counted from 0, in order.
         skipped: how many went unguided because their gradient or push was not finite.
         off: how many went unguided because the motion module was off.
         energies: the energy by step, counted from 0, where it was read.
@@ -122,7 +122,7 @@ class RunSummary:
         saving: whether guided steps saved memory at the end.
     """
 
-    guided: int
+    guided: tuple[int, ...]
     skipped: int
     off: int
     energies: Mapping[int, float]
@@ -130,7 +130,7 @@ class RunSummary:
     saving: bool
 
     def __str__(self) -> str:
-        parts = [f"guided steps: {self.guided}"]
+        parts = [f"guided steps: {len(self.guided)}"]
         energies = [energy for energy in self.energies.values() if math.isfinite(energy)]
         if self.skipped:
             parts.append(f"left unguided, as their gradient or push was not finite: {self.skipped}")
@@ -416,7 +416,7 @@ def _raise_if_cancelled() -> None:
 
 def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
     summary = RunSummary(
-        guided=len(run.guided),
+        guided=tuple(sorted(run.guided)),
         skipped=len(run.skipped),
         off=len(run.off),
         energies=dict(run.energies),

@@ -76,9 +76,11 @@ def _maps(tap: TapRepresentation, size: tuple[int, int]) -> tuple[Intensity, Int
 
 
 def _where_guided(intensity: Intensity, weights: Intensity) -> Intensity:
-    """An intensity that is nothing, the least of what is guided, where nothing is guided."""
-    if (weights == 1).all() or not (weights > 0).any():
+    """An intensity that is nothing, the least of what is guided, where nothing is guided; 0 if nothing is at all."""
+    if (weights == 1).all():
         return intensity
+    if not (weights > 0).any():
+        return np.zeros_like(intensity)
     # The very least: enlarged, a guided cell below it would have a rim of heat around it.
     nothing = intensity[weights > 0].min()
     return nothing + weights * (intensity - nothing)

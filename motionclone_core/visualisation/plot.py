@@ -6,7 +6,7 @@ Pictures are uint8 RGB, pixel (0, 0) is the top left one and its centre has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from .canvas import (
     area_cover,
     blank,
     dot_cover,
-    fitting,
     line_cover,
     painted,
     text_width,
@@ -36,6 +35,7 @@ RUN_COLOURS: tuple[Colour, ...] = (PATH_COLOUR, (255, 176, 59), (214, 96, 196), 
 SIZE = (288, 512)
 _SMALLEST = (96, 160)
 _LINES = 4  # of the grid, about
+_TINY, _HUGE = 1e-300, 1e300  # beyond them floats run out: what lies there is drawn at the edge
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,28 @@ class _Axes:
     def y(self, energy: float) -> float:
         _, top, _, bottom = self.box
         low, high = self.ticks[0], self.ticks[-1]
-        return bottom - (energy - low) / (high - low) * (bottom - top)
+        return bottom - (min(energy, high) - low) / (high - low) * (bottom - top)
 
 
-def energy_plot(runs: Run | Mapping[str, Run], steps: int, *, size: tuple[int, int] = SIZE) -> Picture:
+def energy_plot(
+    runs: Run | Mapping[str, Run],
+    steps: int,
+    *,
+    guided: Collection[int] | None = None,
+    size: tuple[int, int] = SIZE,
+) -> Picture:
     """How the energy falls: a line for each run, over all steps; the guided ones stand on a lighter ground.
 
-    Where there is no energy, the picture says that no step was guided.
+    Where there is no energy, the picture says so.
 
     Steps are counted from 1, as people do. A step whose energy is no number, where a gradient overflowed, breaks
-    the line.
+    the line. Names of runs for which there is no room are left out, the last ones first.
 
     Args:
-        runs: of one run, the guided steps from 0 and the energy at each; or several runs by their names.
+        runs: of one run, steps from 0 and the energy at each; or several runs by their names.
         steps: how many the run has, guided or not.
+        guided: the steps from 0 that were guided. A gradient may serve several, and an energy is read once for all of
+            them; and a step whose energy was read may have gone unguided. None: the steps that have an energy.
         size: height and width of the picture.
 
     Returns:
@@ -83,32 +91,46 @@ def energy_plot(runs: Run | Mapping[str, Run], steps: int, *, size: tuple[int, i
         ValueError: a step that the run does not have, an energy below 0, or too small a picture.
     """
     named = dict(runs) if isinstance(runs, Mapping) else {"": runs}
-    _require_runs(named, steps, size)
+    _require_runs(named, steps, guided or (), size)
     page, letters = blank(*size), max(9, round(size[0] / 22))
-    if not any(math.isfinite(energy) for run in named.values() for _, energy in run):
-        text = "no step was guided"
-        middle = (size[1] - text_width(text, letters, False)) // 2, size[0] // 2
-        write(page, text, middle, letters, MUTED)
+    energies = [energy for run in named.values() for _, energy in run if math.isfinite(energy)]
+    if not energies:
+        _write_middle(page, "no energy was read" if guided else "no step was guided", letters)
         return page
-    ticks = _ticks([energy for run in named.values() for _, energy in run if math.isfinite(energy)])
-    numbers = max(text_width(number, letters, False) for number in _spoken(ticks))
-    head = 3.0 * letters
-    box = (numbers + 1.9 * letters, head, size[1] - 1.4 * letters, size[0] - 3.4 * letters)
-    axes = _Axes(box, steps, ticks)
-    page = _with_ground(page, axes, sorted({step for run in named.values() for step, _ in run}))
+    if guided is None:
+        guided = {step for run in named.values() for step, _ in run}
+    axes = _axes(_ticks(energies), steps, size, letters)
+    page = _with_ground(page, axes, sorted(guided))
     _write_numbers(page, axes, letters)
-    _write_guided(page, axes, 1 + max(step for run in named.values() for step, _ in run), letters)
+    if guided:
+        _write_guided(page, axes, 1 + max(guided), letters)
     for run, colour in zip(named.values(), _colours(len(named)), strict=True):
         page = _with_run(page, axes, run, colour, pen=max(1.2, size[0] / 130))
     _write_names(page, list(named), letters, axes)
     return page
 
 
-def _require_runs(runs: Mapping[str, Run], steps: int, size: tuple[int, int]) -> None:
+def _axes(ticks: tuple[float, ...], steps: int, size: tuple[int, int], letters: int) -> _Axes:
+    numbers = max(text_width(number, letters, False) for number in _spoken(ticks))
+    box = (numbers + 1.9 * letters, 3.0 * letters, size[1] - 1.4 * letters, size[0] - 3.4 * letters)
+    return _Axes(box, steps, ticks)
+
+
+def _write_middle(page: Picture, text: str, letters: int) -> None:
+    at = (page.shape[1] - text_width(text, letters, False)) // 2, page.shape[0] // 2
+    write(page, text, at, letters, MUTED)
+
+
+def _require_runs(
+    runs: Mapping[str, Run], steps: int, guided: Collection[int], size: tuple[int, int]
+) -> None:
     if size[0] < _SMALLEST[0] or size[1] < _SMALLEST[1]:
         raise ValueError(
             f"a plot of {size[1]} x {size[0]} pixels: at least {_SMALLEST[1]} x {_SMALLEST[0]} can be read"
         )
+    for step in guided:
+        if not 0 <= step < steps:
+            raise ValueError(f"step {step} cannot have been guided: the run has {steps} steps from 0")
     for name, run in runs.items():
         for step, energy in run:
             if not 0 <= step < steps:
@@ -119,9 +141,12 @@ def _require_runs(runs: Mapping[str, Run], steps: int, size: tuple[int, int]) ->
 
 def _ticks(energies: Sequence[float]) -> tuple[float, ...]:
     """Round numbers from 0 to above the highest energy."""
-    highest = max(energies) or 1.0
+    highest = min(max(energies), _HUGE)
+    highest = max(highest, _TINY) if highest else 1.0
     scale = 10.0 ** math.floor(math.log10(highest / _LINES))
-    step = next(scale * round_one for round_one in (1, 2, 2.5, 5, 10) if highest / (scale * round_one) <= _LINES)
+    # A logarithm may be rounded to the wrong side of a power of ten: the largest step is taken unasked.
+    steps = (scale * round_one for round_one in (1, 2, 2.5, 5))
+    step = next((step for step in steps if highest / step <= _LINES), 10 * scale)
     return tuple(step * i for i in range(math.ceil(highest / step - 1e-9) + 1))
 
 
@@ -197,6 +222,8 @@ def _with_run(page: Picture, axes: _Axes, run: Run, colour: Colour, *, pen: floa
         else:
             strokes[-1].append(point)
     lines = [np.array(stroke) for stroke in strokes if stroke]
+    if not lines:
+        return page
     page = painted(page, line_cover(page.shape[:2], lines, 2.6 * pen), BACKGROUND, 0.5)
     page = painted(page, line_cover(page.shape[:2], lines, pen), colour, 1.0)
     ends = [lines[0][0], lines[-1][-1]]
@@ -215,12 +242,23 @@ def _write_names(page: Picture, names: Sequence[str], letters: int, axes: _Axes)
     write(page, "energy", (round(1.0 * letters), baseline), letters, INK, bold=True)
     title = 2.2 * letters + text_width("energy", letters, True)
     shown = [(name, colour) for name, colour in zip(names, _colours(len(names)), strict=True) if name]
-    gaps = 2.4 * letters * len(shown)
-    room = axes.box[2] - title - gaps
-    size = fitting(" ".join(name for name, _ in shown), int(room), letters) if shown else letters
-    x = axes.box[2] - sum(text_width(name, size, False) + 2.0 * letters for name, _ in shown) + 0.6 * letters
+    size = _size_of_names([name for name, _ in shown], axes.box[2] - title, letters)
+    while shown and _names_width([name for name, _ in shown], size, letters) > axes.box[2] - title:
+        shown.pop()
+    x = axes.box[2] - _names_width([name for name, _ in shown], size, letters) + 0.6 * letters
     for name, colour in shown:
         key = dot_cover(page.shape[:2], [np.array([x, baseline - 0.36 * letters])], 0.36 * letters)
         page[:] = painted(page, key, colour, 1.0)
         write(page, name, (round(x + 0.7 * letters), baseline), size, INK)
-        x += text_width(name, size, False) + 2.0 * letters
+        x += _names_width([name], size, letters)
+
+
+def _size_of_names(names: Sequence[str], room: float, letters: int) -> int:
+    """The largest size of letters at which all names have room, but no smaller than can be read."""
+    sizes = range(letters, max(6, round(0.7 * letters)), -1)
+    return next((size for size in sizes if _names_width(names, size, letters) <= room), sizes.stop)
+
+
+def _names_width(names: Sequence[str], size: int, letters: int) -> float:
+    """Of names with the dots before them and the gaps between."""
+    return sum(text_width(name, size, False) + 2.0 * letters for name in names)

@@ -112,3 +112,13 @@ def test_images_of_other_frames(studio: Studio) -> None:
     scene = studio.scene()
     previewed(scene, scene.extracted(), images=scene.pictures(3))
     assert "the reference has 3 frames, the motion 4" in message(studio, scene)
+
+
+def test_motions_of_different_timing_over_the_images_of_one(studio: Studio) -> None:
+    scene = studio.scene()
+    settings = {"frames": 6, "speed": 1.0, "offset": 0.0, "repeat": "hold"}
+    ways = {f"motion_{n}": edit(scene, "RetimeMotion", motion_rep=scene.extracted(), reverse=n == 2, **settings)
+            for n in (1, 2)}
+    both = edit(scene, "CombineMotions", **ways, strength_1=1.0, strength_2=1.0)
+    previewed(scene, both, images=scene.clip)
+    assert "motions of different timing: connect 1 image as a ground, or none" in message(studio, scene)

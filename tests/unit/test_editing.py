@@ -86,6 +86,38 @@ def test_a_motion_that_would_leave_the_frame_is_refused(place):
         placed(motion(), **{"x": 0.0, "y": 0.0, "scale": 1.0, **place})
 
 
+@pytest.mark.parametrize(
+    ("place", "guided"),
+    [
+        # The cells of an 8 x 8 grid are 1/8 wide; the middle of the frame is a corner of four.
+        ({"scale": 0.05}, 0),
+        ({"scale": 0.12}, 0),
+        ({"scale": 0.13}, 4),
+        ({"scale": 0.05, "x": 1 / 16, "y": 1 / 16}, 1),
+        ({"scale": 0.05, "x": 1 / 16}, 0),
+        ({"scale": 1.0, "x": 0.95}, 0),
+    ],
+)
+def test_a_motion_that_covers_the_centre_of_no_cell_is_refused(place, guided):
+    settings = {"x": 0.0, "y": 0.0, **place}
+    if not guided:
+        with pytest.raises(ValueError, match=rf"scaled by {place['scale']:g} .* single cell .* take a larger scale"):
+            placed(motion(), **settings)
+        return
+    weights = held_against(placed(motion(), **settings), (0, 1, 2, 3), Crop(0, 0, 8, 8), (8, 8))[TAPS[0]].weights
+    assert int((weights[:, 0] > 0).sum()) == guided
+
+
+def test_a_motion_whose_mask_leaves_no_covered_cell_is_refused():
+    corner = torch.zeros(64, 64)
+    corner[:4, :4] = 1.0  # a part of a cell
+    inside = masked(motion(), corner)
+    assert placed(inside, x=0.0, y=0.0, scale=0.9).coverage > 0
+    with pytest.raises(ValueError, match="take a larger scale"):
+        # The corner comes to 0.35 to 0.37, in the cell of 0.25 to 0.375, whose centre is not covered.
+        placed(inside, x=0.0, y=0.0, scale=0.3)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan])
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match="a scale above 0 is needed"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_correspondence import FRAMES, OTHER, TAP, motion, spot
 
 from motionclone_core.editing import masked, placed, retimed
-from motionclone_core.grids import RepresentationMismatchError
+from motionclone_core.grids import Frame, RepresentationMismatchError
 from motionclone_core.mixing import Motion, MotionPart
 from motionclone_core.representation import MotionRepresentation
 from motionclone_core.taps import UnknownTapError
@@ -18,7 +21,7 @@ from motionclone_core.visualisation.arrows import AHEAD, draw_arrows
 from motionclone_core.visualisation.canvas import BACKGROUND, PATH_COLOUR
 from motionclone_core.visualisation.motion import guided_intensity, overlaid
 from motionclone_core.visualisation.plot import RUN_COLOURS, energy_plot
-from motionclone_core.visualisation.preview import preview
+from motionclone_core.visualisation.preview import as_video, preview
 
 
 def grey(frames=FRAMES, height=128, width=128, level=90):
@@ -147,6 +150,31 @@ def test_each_of_several_motions_is_shown_by_its_strength():
     np.testing.assert_array_equal(off, preview(left, grey()).heat)
 
 
+def test_a_motion_that_guides_no_cell_has_no_heat():
+    # Placed by hand: the node refuses this. The middle of a 16 x 16 grid is a corner of four cells.
+    nowhere = replace(motion((0.03, 0.0)), frame=Frame(0.475, 0.475, 0.05, 0.05))
+    assert not guided_intensity(nowhere).any()
+    shown = preview(nowhere, grey())
+    assert not shown.heat.any() and np.array_equal(shown.video, preview(nowhere, grey(), opacity=0.0).video)
+
+
+def test_each_place_has_the_arrows_of_the_motion_that_leads_it_most():
+    across, down = motion((0.03, 0.0)), motion((0.0, 0.03))
+    alone = preview(across, grey(height=256, width=256)).video
+    told = preview(Motion((MotionPart(across, 1.0), MotionPart(down, 1e-3))), grey(height=256, width=256)).video
+    arrows = [set(zip(*coloured(video[8]), strict=True)) for video in (alone, told)]
+    # Both lie in the same place, so the weak one leads only where the strong one has no heat.
+    assert len(arrows[0]) > 50 and arrows[0] == arrows[1]
+
+
+def test_motions_in_two_places_each_have_their_arrows():
+    sides = [placed(motion((0.0, 0.03)), x=x, y=0.0, scale=0.5) for x in (-0.25, 0.25)]
+    both = preview(Motion(tuple(MotionPart(side, 1.0) for side in sides)), grey(height=256, width=256)).video
+    alone = [preview(side, grey(height=256, width=256)).video for side in sides]
+    arrows = [set(zip(*coloured(video[8]), strict=True)) for video in (both, *alone)]
+    assert min(map(len, arrows)) > 20 and arrows[0] == arrows[1] | arrows[2]
+
+
 def test_taps_are_chosen_by_name():
     both = MotionRepresentation.whole(
         {TAP: spot((0, 0), start=(0.25, 0.5)), OTHER: spot((0, 0), grid=(8, 8), start=(0.75, 0.5))}, (16, 16)
@@ -172,6 +200,42 @@ def test_one_picture_is_the_ground_of_all_frames():
 def test_a_reference_of_other_frames_is_refused(shown, message):
     with pytest.raises(RepresentationMismatchError, match=message):
         preview(shown(), grey(5))
+
+
+def test_motions_of_different_timing_ask_for_one_image_or_none():
+    both = Motion((MotionPart(retimed(motion(), range(7))), MotionPart(retimed(motion(), range(1, 8)))))
+    with pytest.raises(
+        RepresentationMismatchError, match="motions of different timing: connect 1 image as a ground, or none"
+    ):
+        preview(both, grey(FRAMES))
+    assert len(preview(both, grey(1)).video) == len(preview(both).video) == 7
+
+
+def test_motions_of_one_timing_in_two_places_take_the_images_in_their_order():
+    later = retimed(motion(), [8, 3, 5])
+    both = Motion((MotionPart(later), MotionPart(placed(later, x=0.25, y=0.0, scale=0.5))))
+    reference = grey()
+    reference[:] = (10 * np.arange(FRAMES, dtype=np.uint8))[:, None, None, None]
+    shown = preview(both, reference, opacity=0.0, arrows=False).video
+    assert np.array_equal(shown, overlaid(np.zeros((3, 128, 128), np.float32), reference[[8, 3, 5]]))
+
+
+def test_images_of_any_channels_are_colours():
+    image = torch.rand(2, 6, 4, 4)
+    wanted = np.floor(image.numpy() * 255 + 0.5)
+    for coloured_one in (image, image[..., :3]):
+        assert np.array_equal(as_video(coloured_one), wanted[..., :3])
+    for grey_one in (image[..., :1], image[..., :2]):
+        assert np.array_equal(as_video(grey_one), np.repeat(wanted[..., :1], 3, axis=-1))
+    assert as_video(torch.tensor([-1.0, 2.0, 0.0]).reshape(1, 1, 1, 3)).tolist() == [[[[0, 255, 0]]]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_images_that_hold_no_numbers_are_refused(value):
+    image = torch.zeros(2, 6, 4, 3)
+    image[0, 1:3, 2, 0] = value
+    with pytest.raises(ValueError, match=r"2 of 144 values of the images are not finite.*or none"):
+        as_video(image)
 
 
 def test_opacity_is_refused_outside_0_to_1():
@@ -223,11 +287,61 @@ def test_without_an_energy_the_plot_says_so():
     assert np.ptp(written[:, 0]) < 20
 
 
+def lit_columns(picture, steps):
+    """Which columns of a plot stand on the lighter ground, by a row of pixels between the lines of its grid."""
+    _, columns = np.nonzero((np.abs(picture[60:70].astype(int) - BACKGROUND) > 4).all(-1))
+    plain = energy_plot([(0, 1.0)], steps, guided=range(steps), size=picture.shape[:2])
+    _, everywhere = np.nonzero((np.abs(plain[60:70].astype(int) - BACKGROUND) > 4).all(-1))
+    left, width = everywhere.min(), (np.ptp(everywhere) + 1) / steps
+    return {step for step in range(steps) if round(left + (step + 0.5) * width) in columns}
+
+
+def test_steps_that_were_guided_are_lit_whether_or_not_an_energy_was_read_there():
+    energies = [(step, 1e-3) for step in (0, 2, 4)] + [(5, 1.0)]  # low, that no line is where pixels are looked at
+    assert lit_columns(energy_plot(energies, 10), 10) == {0, 2, 4, 5}
+    assert lit_columns(energy_plot(energies, 10, guided=(0, 1, 2, 3, 4)), 10) == {0, 1, 2, 3, 4}
+    assert lit_columns(energy_plot(energies, 10, guided=()), 10) == set()
+
+
+def test_guided_steps_without_an_energy_are_not_called_unguided():
+    guided, free = energy_plot([], 5, guided=(0, 1)), energy_plot([], 5, guided=())
+    assert np.array_equal(free, energy_plot([], 5)) and not np.array_equal(guided, free)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (288, 512)])
+@pytest.mark.parametrize("count", [3, 9, 16, 40])
+def test_names_that_do_not_fit_are_left_out(count, size):
+    runs = {f"run {number}": [(0, 1.0), (1, 0.5)] for number in range(1, count + 1)}
+    named, bare = energy_plot(runs, 2, size=size), energy_plot({"": [(0, 1.0), (1, 0.5)]}, 2, size=size)
+    head = round(2.4 * max(9, round(size[0] / 22)))  # above the plot
+    changed = np.nonzero((named[:head] != bare[:head]).any(-1))[1]
+    title = np.nonzero((bare[:head] != BACKGROUND).any(-1))[1].max()
+    assert changed.size == 0 or changed.min() > title + 4
+    assert changed.size or size == (96, 160)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    runs=st.lists(st.lists(st.floats(0, allow_infinity=False) | st.just(math.nan), max_size=5), max_size=3),
+    guided=st.none() | st.sets(st.integers(0, 4)),
+)
+def test_every_energy_can_be_drawn(runs, guided):
+    named = {f"run {number}": list(enumerate(run)) for number, run in enumerate(runs)}
+    assert energy_plot(named, 5, guided=guided, size=(96, 160)).shape == (96, 160, 3)
+
+
+@pytest.mark.parametrize("energy", [5e-324, 1e-45, 1.7e308, 0.0])
+def test_energies_of_any_size_are_drawn_in_the_plot(energy):
+    x = coloured(energy_plot([(0, energy), (4, 0.0)], 5), off=30)[1]
+    assert x.size > 50 and np.ptp(x) > 200
+
+
 @pytest.mark.parametrize(
     ("runs", "steps", "options", "message"),
     [
         ([(5, 1.0)], 5, {}, "step 5, it has 5 steps"),
         ({"fast": [(0, -1.0)]}, 5, {}, r"fast has the energy -1\.0"),
+        ([(0, 1.0)], 5, {"guided": (5,)}, "step 5 cannot have been guided: the run has 5 steps"),
         ([(0, 1.0)], 5, {"size": (20, 100)}, "100 x 20 pixels: at least 160 x 96"),
     ],
 )
