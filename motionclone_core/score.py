@@ -268,8 +268,7 @@ def comparison(scores: Sequence[MotionScore | None], chosen: int, seeds: Sequenc
     Raises:
         ValueError: there are not as many seeds as scores.
     """
-    if seeds is not None and len(seeds) != len(scores):
-        raise ValueError(f"{len(seeds)} seeds for {len(scores)} videos: wire both from the same Motion Seeds")
+    require_seeds(seeds, len(scores))
     names = [str(i) for i in range(len(scores))] if seeds is None else [str(seed) for seed in seeds]
     rows = [("", "index" if seeds is None else "seed", "fidelity", "distance", "magnitude", "consistency")]
     for i, (name, score) in enumerate(zip(names, scores, strict=True)):
@@ -283,6 +282,12 @@ def comparison(scores: Sequence[MotionScore | None], chosen: int, seeds: Sequenc
     numbers = ("1", "0", f"{first.reference_magnitude:.4f}", f"{first.reference_consistency:.4f}")
     notes = (*_chosen_last(names, scores), *first.reference_notes)
     return "\n".join([_table([*rows, ("", "reference", *numbers)]), *notes])
+
+
+def require_seeds(seeds: Sequence[int] | None, videos: int) -> None:
+    """`ValueError` with both numbers if there is not a seed for each video; None is no seeds."""
+    if seeds is not None and len(seeds) != videos:
+        raise ValueError(f"{len(seeds)} seeds for {videos} videos: wire both from the same Motion Seeds")
 
 
 def _chosen_last(names: Sequence[str], scores: Sequence[MotionScore | None]) -> list[str]:

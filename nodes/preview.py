@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
-
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..motionclone_core.mixing import Motion
 from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.visualisation.preview import as_video, preview
+from .animations import animated
 from .sockets import MotionRep, node_schema
-
-_QUALITY = 90  # of the animation that the node shows
 
 
 class PreviewMotionRepresentation(io.ComfyNode):
@@ -26,7 +23,7 @@ class PreviewMotionRepresentation(io.ComfyNode):
             display_name="Preview Motion Representation",
             description="Shows what a motion will guide: hot where something moves, with arrows where it can be told "
             "which way. Retimed, placed, masked and combined motions are shown as they guide.",
-            search_aliases=["motion clone", "show motion", "motion heat map", "visualize motion", "motion arrows"],
+            search_aliases=["show motion", "motion heat map", "visualize motion", "motion arrows"],
             is_output_node=True,
             inputs=[
                 MotionRep.Input("motion_rep", tooltip="The motion, or several from Combine Motions."),
@@ -91,19 +88,4 @@ class PreviewMotionRepresentation(io.ComfyNode):
         reference = None if images is None else as_video(images)
         shown = preview(motion_rep, reference, taps=taps, arrows=arrows, opacity=opacity)
         pictures = torch.from_numpy(shown.video).float() / 255
-        return io.NodeOutput(pictures, torch.from_numpy(shown.heat), ui=_animated(pictures, fps))
-
-
-def _animated(pictures: torch.Tensor, fps: float) -> ui.SavedImages:
-    """The pictures as one animation in ComfyUI's temp folder."""
-    file = ui.ImageSaveHelper.save_animated_webp(
-        pictures,
-        filename_prefix=f"motion_{secrets.token_hex(4)}",
-        folder_type=io.FolderType.temp,
-        cls=None,  # without the workflow: a preview is not kept
-        fps=fps,
-        lossless=False,
-        quality=_QUALITY,
-        method=2,
-    )
-    return ui.SavedImages([file], is_animated=len(pictures) > 1)
+        return io.NodeOutput(pictures, torch.from_numpy(shown.heat), ui=animated(pictures, fps))

@@ -17,9 +17,11 @@ from ..motionclone_core.score import (
     best_of,
     comparison,
     require_same_length,
+    require_seeds,
     score_motion,
 )
 from ..motionclone_core.visualisation.agreement import draw_tracks
+from .animations import animated
 from .sockets import node_schema
 
 _MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -45,7 +47,7 @@ class ScoreMotion(io.ComfyNode):
             display_name="Motion Score",
             description="Says how well a video follows its reference: how alike they move, how far their paths are "
             "apart, how smooth the video is. With CLIP it says too how well the video shows the prompt.",
-            search_aliases=["motion clone", "motion fidelity", "evaluate video", "clip score", "video metrics"],
+            search_aliases=["motion fidelity", "evaluate video", "clip score", "video metrics"],
             is_output_node=True,
             inputs=_score_inputs(),
             outputs=_score_outputs(),
@@ -127,10 +129,7 @@ def _numbers(score: MotionScore) -> tuple[Any, ...]:
 
 def _shown(report: str, tracks: torch.Tensor) -> dict[str, Any]:
     """The report and the moving tracks below the node."""
-    saved = ui.ImageSaveHelper.save_animated_webp(
-        tracks, "MotionClone_tracks", io.FolderType.temp, None, fps=_FPS, lossless=False, quality=85, method=2
-    )
-    return {"text": (report,), "images": (saved,), "animated": (True,)}
+    return {"text": (report,), **animated(tracks, _FPS).as_dict()}
 
 
 class MotionSeeds(io.ComfyNode):
@@ -144,7 +143,7 @@ class MotionSeeds(io.ComfyNode):
             display_name="Motion Seeds",
             description="Seeds in a row, as a list: wired to a sampler's seed they run it once for each, and all that "
             "follows too, up to Best Motion.",
-            search_aliases=["motion clone", "best of n", "seed list", "several seeds"],
+            search_aliases=["best of n", "seed list", "several seeds"],
             inputs=[
                 io.Int.Input(
                     "seed", default=0, min=0, max=_MAX_SEED, control_after_generate=True, tooltip="The first one."
@@ -173,7 +172,7 @@ class BestMotion(io.ComfyNode):
             display_name="Best Motion",
             description="Takes several runs, as Motion Seeds makes them, and hands on the one that follows the "
             "reference best. One that hardly moves, or has black frames, is taken only if there is no better one.",
-            search_aliases=["motion clone", "best of n", "pick seed", "choose best video"],
+            search_aliases=["best of n", "pick seed", "choose best video"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
@@ -205,8 +204,7 @@ class BestMotion(io.ComfyNode):
         """See the class."""
         if len(reference) != 1:
             raise ValueError(f"{len(reference)} references: the runs are compared with 1")
-        if seeds is not None and len(seeds) != len(videos):
-            raise ValueError(f"{len(seeds)} seeds for {len(videos)} videos: wire both from the same Motion Seeds")
+        require_seeds(seeds, len(videos))
         followed = _tracked(reference[0], "the reference")
         scores = [_scored(followed, video, f"video {i}") for i, video in enumerate(videos)]
         best = best_of(scores, by[0])

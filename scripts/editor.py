@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from comfy_server import ComfyServer
 
@@ -271,10 +271,6 @@ class Editor:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)
         return path
-
-    def button(self, name: str) -> Locator:
-        """A button by its text or label."""
-        return self.page.get_by_role("button", name=name)
 
 
 @contextmanager

@@ -103,6 +103,15 @@ def latent_like(sheet: Sheet, clip: Placed) -> Placed:
     return sheet.add("EmptyLatentImage", "Empty latent: like the reference", **inputs)
 
 
+def read(sheet: Sheet, parts: Parts, *, k: int = 1) -> tuple[Placed, Placed, Placed]:
+    """A reference, an empty latent of its size, and its motion, in two columns."""
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    sheet.column("4 Motion", CLONE)
+    return clip, latent, extracted(sheet, parts, clip, k=k)
+
+
 def sampled(
     sheet: Sheet, parts: Parts, motion: Any, latent: Any, *, preset: str = "camera", positive: Any = None,
     negative: Any = None, hint: str = "", number: int = 5, **inputs: Any,
@@ -306,11 +315,7 @@ def region(sheet: Sheet) -> None:
     *invert* keeps the camera of a clip and leaves its subject out.
     """
     parts = begin(sheet)
-    sheet.column("3 Reference", REFERENCE)
-    clip = reference(sheet)
-    latent = latent_like(sheet, clip)
-    sheet.column("4 Motion", CLONE)
-    motion = extracted(sheet, parts, clip)
+    clip, latent, motion = read(sheet, parts)
     placed = sheet.add("MotionClonePlaceMotion", tint=BLUE, motion_rep=motion, x=0.1, y=0.0, scale=0.8)
     mask = sheet.add("LoadImageMask", "Where the motion counts", image="mask.png", channel="red", tall=330)
     masked = sheet.add("MotionCloneMaskMotion", tint=BLUE, motion_rep=placed, mask=mask, invert=False, feather=0.05)
@@ -360,11 +365,7 @@ def object_motion(sheet: Sheet) -> None:
     The preset *object* is the published one: 300 steps, 180 of them guided. Try with *fast*, which takes 30, and *k* 2.
     """
     parts = begin(sheet)
-    sheet.column("3 Reference", REFERENCE)
-    clip = reference(sheet)
-    latent = latent_like(sheet, clip)
-    sheet.column("4 Motion", CLONE)
-    motion = extracted(sheet, parts, clip)
+    clip, latent, motion = read(sheet, parts)
     settings = {"taps": "*", "arrows": True, "opacity": 0.85, "fps": 8.0, "tall": 620}
     sheet.add("MotionClonePreviewMotion", tint=BLUE, motion_rep=motion, images=clip[0], **settings)
     finish(sheet, parts, motion, latent, clip, preset="object")
@@ -389,11 +390,7 @@ def evaluate(sheet: Sheet) -> None:
     compared with pictures.
     """
     parts = begin(sheet)
-    sheet.column("3 Reference", REFERENCE)
-    clip = reference(sheet)
-    latent = latent_like(sheet, clip)
-    sheet.column("4 Motion", CLONE)
-    motion = extracted(sheet, parts, clip)
+    clip, latent, motion = read(sheet, parts)
     sampler = sampled(sheet, parts, motion, latent)
     sheet.column("6 Result", RESULT)
     video = sheet.add("VAEDecode", samples=sampler[0], vae=parts.vae)
@@ -419,11 +416,7 @@ def best_of_seeds(sheet: Sheet) -> None:
     *fast* keeps the runs short; for it *k* is 2 where the motion is read. A seed is the best for these steps alone.
     """
     parts = begin(sheet)
-    sheet.column("3 Reference", REFERENCE)
-    clip = reference(sheet)
-    latent = latent_like(sheet, clip)
-    sheet.column("4 Motion", CLONE)
-    motion = extracted(sheet, parts, clip, k=2)
+    clip, latent, motion = read(sheet, parts, k=2)
     seeds = sheet.add("MotionCloneSeeds", tint=BLUE, seed=1, count=4)
     sampler = sampled(sheet, parts, motion, latent, preset="fast", seed=seeds)
     sheet.column("6 Choose", CLONE)
