@@ -6,7 +6,8 @@ version, the latent's size, each tap's grid and the provenance. A motion that wa
 format version 2: the frames of each window stand in the JSON object, and tensors of window i are called
 ``<i>.<tap>.values`` and ``<i>.<tap>.indices``. One that was edited has format version 3: ``frame`` (top, left,
 height, width) and ``timing`` (or null) stand in the JSON object, and a mask in the tensor ``mask`` (float16,
-``[f or 1, H, W]``).
+``[f or 1, H, W]``). Where words of the reference lie stands in the tensor ``foreground`` (float16, ``[f, y, x]``),
+which readers of any version may leave out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .taps import execution_order
 
 FORMAT_VERSION = 3
 METADATA_KEY = "motionclone"
-_MASK = "mask"
+_MASK, _FOREGROUND = "mask", "foreground"
 SUFFIX = ".safetensors"
 _INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -56,6 +57,8 @@ def save_representation(representation: MotionRepresentation, path: Path) -> Non
             tensors[f"{prefix}{name}.indices"] = tap.indices.clone().contiguous()
     if representation.mask is not None:
         tensors[_MASK] = representation.mask.to(torch.float16).contiguous()
+    if representation.foreground is not None:
+        tensors[_FOREGROUND] = representation.foreground.to(torch.float16).contiguous()
     write_whole(path, save(tensors, metadata={METADATA_KEY: json.dumps(_describe(representation))}))
 
 
@@ -139,7 +142,7 @@ def _read_description(name: str, metadata: dict[str, str] | None) -> dict[str, A
 def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MotionRepresentation:
     height, width = map(_whole, description["latent_size"])
     provenance = _provenance(description["provenance"])
-    edits = _edits(description, tensors)
+    edits = {**_edits(description, tensors), "foreground": _shares(tensors.get(_FOREGROUND), "the words")}
     if "windows" not in description:
         whole = MotionRepresentation.whole(_taps(description, tensors, ""), (height, width), provenance)
         return replace(whole, **edits)
@@ -156,15 +159,22 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> M
 def _edits(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     if "frame" not in description:
         return {}
-    timing, mask = description["timing"], tensors.get(_MASK)
-    if mask is not None and not (mask.dtype == torch.float16 and bool(((mask >= 0) & (mask <= 1)).all())):
-        raise ValueError(f"a mask of {mask.dtype} values in 0 to 1 is expected in float16")
+    timing = description["timing"]
     top, left, height, width = map(_number, description["frame"])
     return {
         "frame": Frame(top, left, height, width),
         "timing": None if timing is None else tuple(map(_whole, timing)),
-        "mask": None if mask is None else mask.clone(),
+        "mask": _shares(tensors.get(_MASK), "a mask"),
     }
+
+
+def _shares(stored: torch.Tensor | None, what: str) -> torch.Tensor | None:
+    """A tensor of values from 0 to 1 in memory of its own, if there is one."""
+    if stored is None:
+        return None
+    if not (stored.dtype == torch.float16 and bool(((stored >= 0) & (stored <= 1)).all())):
+        raise ValueError(f"{what} of {stored.dtype} values in 0 to 1 is expected in float16")
+    return stored.clone()
 
 
 def _taps(

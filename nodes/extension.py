@@ -10,6 +10,7 @@ from .files import LoadMotionRep, SaveMotionRep, register_folder
 from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
 from .preview import PreviewMotionRepresentation
 from .score import BestMotion, MotionSeeds, ScoreMotion
+from .semantics import EncodePromptWithWords, SemanticGuidance
 from .video import LoadReferenceVideo
 
 
@@ -36,4 +37,6 @@ class MotionCloneExtension(ComfyExtension):
             ScoreMotion,
             MotionSeeds,
             BestMotion,
+            EncodePromptWithWords,
+            SemanticGuidance,
         ]

@@ -12,8 +12,9 @@ from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder
 from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
 from ..motionclone_core.hosts.comfy_extraction import run_once
 from ..motionclone_core.representation import Provenance
+from ..motionclone_core.semantics import Words
 from ..motionclone_core.taps import DEFAULT_BLOCKS, select_taps
-from .sockets import MotionRep, node_schema
+from .sockets import MotionRep, MotionWords, node_schema
 
 
 class ExtractMotionRepresentation(io.ComfyNode):
@@ -83,6 +84,12 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     optional=True,
                     tooltip="A name for the reference, kept in the representation and in saved files.",
                 ),
+                MotionWords.Input(
+                    "words",
+                    optional=True,
+                    tooltip="Words of the reference's prompt, for Semantic Guidance: keeps where they lie. Connect the "
+                    "conditioning of the same Encode Prompt with Words.",
+                ),
             ],
             outputs=[
                 MotionRep.Output(
@@ -104,6 +111,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
         vae: Any = None,
         latent: dict[str, Any] | None = None,
         source: str = "",
+        words: Words | None = None,
     ) -> io.NodeOutput:
         """See the class."""
         host = AnimateDiffHost(model)
@@ -122,10 +130,12 @@ class ExtractMotionRepresentation(io.ComfyNode):
             timestep=t_alpha,
             conditioning=conditioning,
             seed=seed,
+            tokens=words.tokens if words is not None else (),
+            attend=builder.attend,
         )
         identity = host.identity
         provenance = Provenance(source, identity.architecture, identity.fingerprint, t_alpha, seed)
-        return io.NodeOutput(builder.representation(provenance))
+        return io.NodeOutput(builder.representation(provenance, words=bool(words and words.tokens)))
 
 
 def _reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> int:

@@ -14,6 +14,12 @@ MotionRep = io.Custom("MOTION_REP")
 MotionCurve = io.Custom("MOTION_CURVE")
 """Carries a `motionclone_core.schedule.StrengthCurve`."""
 
+MotionWords = io.Custom("MOTION_WORDS")
+"""Carries a `motionclone_core.semantics.Words`."""
+
+MotionSemantics = io.Custom("MOTION_SEMANTICS")
+"""Carries a `motionclone_core.semantics.Semantics`."""
+
 CATEGORY = "MotionClone"
 
 SEARCH_ALIASES = ("motion clone", "motionclone")

@@ -106,6 +106,10 @@ class AnimateDiffHost:
                 f"use at most {limit} {instead}"
             )
 
+    def slides(self, frames: int) -> bool:
+        """Whether so many frames are sampled in windows, or views."""
+        return self._sliding(frames) is not None
+
     def turns(self, frames: int) -> list[int]:
         """Steps of a run that together show every window that there is at any step: windows may move as it samples.
 

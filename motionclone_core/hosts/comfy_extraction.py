@@ -7,6 +7,7 @@ Shapes used here:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from .autograd import eager
 from .base import AttentionObserver, StopForward, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
 from .comfy_controls import require_controls, require_no_references
+from .comfy_crossattention import attending
 from .comfy_runtime import without_guidance
 
 _KEY = "motionclone_extraction"
@@ -35,6 +37,8 @@ def run_once(
     timestep: float,
     conditioning: Any,
     seed: int,
+    tokens: Sequence[int] = (),
+    attend: Callable[[Tensor], None] | None = None,
 ) -> None:
     """Noise a latent to ``timestep`` and run the model on it once, conditional only.
 
@@ -49,15 +53,24 @@ def run_once(
         timestep: 0 to 999.
         conditioning: what the pass is conditioned on.
         seed: of the run, for patches that ask for one.
+        tokens: of the conditioning's prompt, whose cross-attention is read too.
+        attend: receives it, averaged over tokens, layers and heads, ``[f, p]``.
 
     Raises:
-        UnsupportedModelError: the MODEL carries no AnimateDiff, or its motion module is off at the timestep.
+        UnsupportedModelError: the MODEL carries no AnimateDiff, or its motion module is off at the timestep; or words
+            are to be read in windows.
         RepresentationMismatchError: more frames than the motion module takes, or conditions that do not fit them.
     """
     patcher = without_guidance(patcher)
     host = AnimateDiffHost(patcher)
     host.require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape))
+    words = _Words(tuple(tokens), attend)
+    if words.tokens and host.slides(len(latent)):
+        raise UnsupportedModelError(
+            "words of the reference are read in a clip that the model sees whole: take Context Options away, or give "
+            "Semantic Guidance a reference_mask in place of words"
+        )
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape, words))
     guider = comfy.samplers.CFGGuider(patcher)
     guider.inner_set_conds({"positive": conditioning})
     require_controls(guider.original_conds.values(), len(latent))
@@ -66,6 +79,14 @@ def run_once(
     sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])
     sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(latent.shape[0])))
     guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Whose cross-attention is read, and who receives it."""
+
+    tokens: tuple[int, ...] = ()
+    attend: Callable[[Tensor], None] | None = None
 
 
 def _call_model(
@@ -86,7 +107,7 @@ def _call_model(
 
 
 def _observed_call(
-    host: AnimateDiffHost, observer_of: Callable[..., AttentionObserver], latent_shape: torch.Size
+    host: AnimateDiffHost, observer_of: Callable[..., AttentionObserver], latent_shape: torch.Size, words: _Words
 ) -> Callable[..., Tensor]:
     read: set[tuple[Window, ...]] = set()
 
@@ -108,7 +129,12 @@ def _observed_call(
         _require_whole(x, (len(window), *latent_shape[1:]))
         observer = observer_of(*views)
         _require_running(host, observer.taps)
-        with eager(), host.observing(observer, throw_exception_if_processing_interrupted):
+        network = executor.class_obj.diffusion_model
+        with (
+            eager(),
+            attending(network, words.tokens, words.attend),
+            host.observing(observer, throw_exception_if_processing_interrupted),
+        ):
             try:
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             except StopForward:

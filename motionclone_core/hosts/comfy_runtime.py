@@ -32,6 +32,7 @@ from ..representation import Window
 from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, VideoSize, View
 from .comfy_animatediff import AnimateDiffHost, keep_block_settings
+from .comfy_appearance import AppearanceBranch, require_whole
 from .comfy_controls import forget_batches, require_controls
 from .comfy_memory import MemoryMode
 from .comfy_recording import CallRecorder, ModelCall
@@ -87,6 +88,7 @@ class _Run:
     host: AnimateDiffHost
     recorder: CallRecorder
     shared: SharedGradient
+    branch: AppearanceBranch
     exact: bool = True
     total: int = 0
     step: _Step | None = None
@@ -120,6 +122,7 @@ class RunSummary:
         energies: the energy by step, counted from 0, where it was read.
         total: steps of the run, guided or not.
         saving: whether guided steps saved memory at the end.
+        foreground: which part of the unguided video's frames the new words covered at the end; None without words.
     """
 
     guided: tuple[int, ...]
@@ -128,6 +131,7 @@ class RunSummary:
     energies: Mapping[int, float]
     total: int
     saving: bool
+    foreground: float | None = None
 
     def __str__(self) -> str:
         parts = [f"guided steps: {len(self.guided)}"]
@@ -138,6 +142,8 @@ class RunSummary:
             parts.append(f"left unguided, as the motion module was off: {self.off}")
         if energies:
             parts.append(f"energy: {energies[0]:.4g} -> {energies[-1]:.4g}")
+        if self.foreground is not None:
+            parts.append(f"the new words cover {self.foreground:.0%} of the unguided video")
         return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
 
 
@@ -208,7 +214,8 @@ def _outer_sample(
         guide.require(host.identity, video)
         require_controls(guider.conds.values(), video.frames)
         recorder = CallRecorder(host, guide, memory, _raise_if_cancelled)
-        run = _Run(guide, host, recorder, SharedGradient(guide.reuse))
+        branch = AppearanceBranch(guide, host, _raise_if_cancelled)
+        run = _Run(guide, host, recorder, SharedGradient(guide.reuse), branch)
         options = guider.model_options.setdefault("transformer_options", {})
         options[_KEY] = run
         try:
@@ -236,6 +243,10 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
         run.exact = is_exact(executor.class_obj)
         if "multigpu_clones" in args[0]["model_options"]:
             raise GuidanceError("motion guidance runs on one GPU: take the multi-GPU node out of this graph")
+        if any(run.guide.compares(step, total) for step in range(total)):
+            noise, denoise_mask = args[2], args[4]
+            video = VideoSize(noise.shape[0], noise.shape[-2], noise.shape[-1])
+            require_whole(run.host, video, model.conds, denoise_mask)
     return executor(model, sigmas, *args, **kwargs)
 
 
@@ -243,12 +254,19 @@ def _predict_noise(
     executor: Any, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None
 ) -> Tensor:
     run: _Run = model_options["transformer_options"][_KEY]
-    step = run.begin(timestep, model_options["transformer_options"]["sample_sigmas"])
+    sigmas = model_options["transformer_options"]["sample_sigmas"]
+    step = run.begin(timestep, sigmas)
+    positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
+
+    def predict(x: Tensor, sigma: float) -> Tensor:
+        return executor(x, torch.full_like(timestep, sigma), model_options, seed)
+
+    run.branch.follow(_step_index(sigmas, float(timestep.flatten()[0])), sigmas, x, positive, predict)
     if step is None:
         return executor(x, timestep, model_options, seed)
     gradient = run.shared.at(step.index, step.sigma)
     run.step = step if gradient is None else None
-    step.positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
+    step.positive = positive
     try:
         denoised = executor(x, timestep, model_options, seed)
     finally:
@@ -305,6 +323,8 @@ def _calc_cond_batch(
     # Of a guided step the conditions are predicted apart, of others in one batch.
     forget_batches(conds)
     run: _Run = model_options["transformer_options"][_KEY]
+    if run.branch.predicting:
+        return run.branch.conditions(executor, model, conds, x_in, timestep, model_options)
     step, window = run.step, AnimateDiffHost.window(model_options["transformer_options"], len(x_in))
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
     guided = None if step is None or window in step.predicted else step.positive_among(conds)
@@ -343,12 +363,16 @@ def _apply_model(
     **kwargs: Any,
 ) -> Tensor:
     run: _Run | None = transformer_options.get(_KEY)
+    if run is not None and run.branch.reading:
+        with run.branch.observed(executor.class_obj.diffusion_model):
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     if run is None or not run.in_guided_pass or run.step is None:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     step, uuids = run.step, transformer_options["uuids"]
     call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
     crops = [step.crops[uuid] for uuid in uuids]
-    view = View(run.host.views(call.window), crops, step.latent_size, step.index, step.total)
+    windows, shown = run.host.views(call.window), run.branch.shown
+    view = View(windows, crops, step.latent_size, step.index, step.total, appearance=shown)
     prediction, gradient = run.recorder.gradient(call, view)
     step.calls.update(zip([(call.window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
@@ -422,6 +446,7 @@ def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
         energies=dict(run.energies),
         total=run.total,
         saving=run.recorder.saving,
+        foreground=run.branch.share,
     )
     if run.guided or run.skipped or run.off:
         log.info("motion guidance: %s", summary)
