@@ -247,9 +247,16 @@ def pooled(keys: Tensor, region: Tensor) -> Tensor:
     return torch.einsum("pfc,fp->fc", keys.to(dtype), weights) / (weights.sum(dim=1, keepdim=True) + _EPSILON)
 
 
+def _means(keys: Tensor, regions: Regions) -> tuple[Tensor, ...]:
+    """Of keys ``[p, f, c]`` in each region, ``[f, c]``; of the whole frame the plain mean."""
+    if len(regions) == 1:
+        return (keys.mean(dim=0, dtype=torch.promote_types(keys.dtype, torch.float32)),)
+    return tuple(pooled(keys, region) for region in regions)
+
+
 def key_means(keys: Tensor, regions: Regions) -> KeyMeans:
     """What keys ``[p, f, c]`` average in each region; of the whole frame, over all frames too."""
-    values = tuple(pooled(keys, region) for region in regions)
+    values = _means(keys, regions)
     filled = tuple((region.sum(dim=(1, 2)) > 0).to(keys.device) for region in regions)
     if len(regions) == 1:
         return KeyMeans((values[0].mean(dim=0, keepdim=True),), (filled[0][:1],))
@@ -270,8 +277,9 @@ def semantic_energy(keys: Tensor, regions: Regions, means: KeyMeans) -> Tensor:
         A scalar of the keys' dtype, float32 at least.
     """
     total = keys.new_zeros((), dtype=torch.promote_types(keys.dtype, torch.float32))
-    for region, value, filled in zip(regions, means.values, means.filled, strict=True):
+    sides = zip(regions, _means(keys, regions), means.values, means.filled, strict=True)
+    for region, own, value, filled in sides:
         counts = filled & (region.sum(dim=(1, 2)) > 0).to(filled.device)
-        distances = (pooled(keys, region) - value).square() * counts[:, None]
+        distances = (own - value).square() * counts[:, None]
         total = total + distances.mean()
     return total

@@ -101,7 +101,7 @@ def weights_of(text: str) -> dict[str, float]:
 
 
 def weights_by_tap(available: Iterable[str], weights: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each tap that a pattern names; see `select_taps` for patterns.
+    """The weight of each tap that a pattern names, in the order of execution; see `select_taps` for patterns.
 
     Raises:
         UnknownTapError: a pattern matches none of them.
@@ -113,4 +113,4 @@ def weights_by_tap(available: Iterable[str], weights: Mapping[str, float]) -> di
             if name in found:
                 raise ValueError(f"{name} has two weights, {found[name]:g} and {weight:g}: name it once")
             found[name] = weight
-    return found
+    return {name: found[name] for name in sorted(found, key=execution_order)}

@@ -150,8 +150,8 @@ def test_without_words_frames_are_held_against_the_mean_over_all_frames():
     guided, unguided = (random(GRID[0] * GRID[1], FRAMES, CHANNELS, seed=seed) for seed in (2, 3))
     whole = everywhere(FRAMES, GRID)
     expected = ((unguided.mean(dim=(0, 1)) - guided.mean(dim=0)) ** 2).mean()
-    # The denominator has 1e-5 on 24 cells.
-    assert float(semantic_energy(guided, whole, key_means(unguided, whole))) == pytest.approx(float(expected), rel=1e-5)
+    got = semantic_energy(guided, whole, key_means(unguided, whole))
+    assert float(got) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_keys_have_no_energy_against_themselves_in_the_same_regions():
