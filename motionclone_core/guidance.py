@@ -27,6 +27,7 @@ from .mixing import Motion
 from .representation import MotionRepresentation, TapRepresentation, Window
 from .resampling import held_against
 from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, StrengthCurve, UpdateRule
+from .series import AnyReading
 from .taps import execution_order
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class MotionGuidance:
         reuse: how many steps in a row share one gradient; 1 takes one at every step.
     """
 
-    motion: Motion | MotionRepresentation
+    motion: Motion | AnyReading
     weight: float = DEFAULT_WEIGHT
     window: Ramp = field(default_factory=GuidanceWindow)
     update_rule: UpdateRule = "published"
@@ -158,7 +159,7 @@ class MotionGuidance:
 
     @classmethod
     def of(
-        cls, motion: Motion | MotionRepresentation, preset: Preset, *, curve: Ramp | None = None, reuse: int = 1
+        cls, motion: Motion | AnyReading, preset: Preset, *, curve: Ramp | None = None, reuse: int = 1
     ) -> MotionGuidance:
         """Guidance with a preset's weight, guided steps, ramps, rule and limit; says so if k is not the preset's.
 
@@ -232,7 +233,8 @@ class MotionGuidance:
         for place, share in enumerate(shares):
             if share > 0:
                 with _numbered(place + 1, self._motion):
-                    targets.append(_targets_of(self._motion.representations[place], share, view, window))
+                    reading = self._motion.parts[place].at(view.timestep)
+                    targets.append(_targets_of(reading, share, view, window))
         return targets
 
     def correct(

@@ -12,7 +12,6 @@ from ..motionclone_core.hosts import comfy_sampling
 from ..motionclone_core.hosts.comfy_memory import MEMORY_MODES, MemoryMode
 from ..motionclone_core.hosts.comfy_runtime import RunSummary, with_guidance
 from ..motionclone_core.mixing import Motion
-from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.schedule import (
     PRESETS,
     UPDATE_RULES,
@@ -21,6 +20,7 @@ from ..motionclone_core.schedule import (
     StrengthCurve,
     UpdateRule,
 )
+from ..motionclone_core.series import AnyReading
 from .reports import plot_of, show, shown_in
 from .sockets import MotionCurve, MotionRep, node_schema
 
@@ -189,7 +189,7 @@ class ApplyMotionGuidance(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation | Motion,
+        motion_rep: AnyReading | Motion,
         weight: float,
         start_step: int,
         guided_steps: int,
@@ -325,7 +325,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation | Motion,
+        motion_rep: AnyReading | Motion,
         positive: Any,
         negative: Any,
         latent_image: dict[str, Any],

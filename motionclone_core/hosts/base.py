@@ -124,6 +124,7 @@ class View:
         size: height and width of that latent.
         step: of the run, counted from 0.
         total_steps: of the run.
+        timestep: what the network is told of the noise, 0 to 999.
     """
 
     windows: Sequence[Window]
@@ -131,6 +132,7 @@ class View:
     size: Size
     step: int = 0
     total_steps: int = 1
+    timestep: float = 0.0
 
 
 class Guide(Protocol):

@@ -348,7 +348,8 @@ def _apply_model(
     step, uuids = run.step, transformer_options["uuids"]
     call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
     crops = [step.crops[uuid] for uuid in uuids]
-    view = View(run.host.views(call.window), crops, step.latent_size, step.index, step.total)
+    timestep = float(executor.class_obj.model_sampling.timestep(t.flatten()[:1]))
+    view = View(run.host.views(call.window), crops, step.latent_size, step.index, step.total, timestep)
     prediction, gradient = run.recorder.gradient(call, view)
     step.calls.update(zip([(call.window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
