@@ -29,6 +29,7 @@ from .representation import MotionRepresentation, TapRepresentation, Window
 from .resampling import held_against
 from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, StrengthCurve, UpdateRule
 from .semantics import Semantics
+from .series import AnyReading
 from .taps import UnknownTapError, execution_order, weights_by_tap
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class MotionGuidance:
         semantics: pulls what the video shows, and where, to an unguided one; None or weights of 0 are off.
     """
 
-    motion: Motion | MotionRepresentation
+    motion: Motion | AnyReading
     weight: float = DEFAULT_WEIGHT
     window: Ramp = field(default_factory=GuidanceWindow)
     update_rule: UpdateRule = "published"
@@ -184,7 +185,7 @@ class MotionGuidance:
     @classmethod
     def of(
         cls,
-        motion: Motion | MotionRepresentation,
+        motion: Motion | AnyReading,
         preset: Preset,
         *,
         curve: Ramp | None = None,
@@ -311,7 +312,7 @@ class MotionGuidance:
             )
         unit = self._unit(view.step, view.total_steps)
         weights = {tap: weight / unit for tap, weight in self._pulls_of.items()}
-        return pulls(self._semantics, self._motion.representations[0], view.appearance, weights, view.size)
+        return pulls(self._semantics, self._motion.parts[0].at(view.timestep), view.appearance, weights, view.size)
 
     def targets(self, view: View) -> list[Targets]:
         """What a call of the model is held against, one for each of its windows.
@@ -337,7 +338,8 @@ class MotionGuidance:
         for place, share in enumerate(shares):
             if share > 0:
                 with _numbered(place + 1, self._motion):
-                    targets.append(_targets_of(self._motion.representations[place], share, view, window))
+                    reading = self._motion.parts[place].at(view.timestep)
+                    targets.append(_targets_of(reading, share, view, window))
         return targets
 
     def correct(

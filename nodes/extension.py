@@ -8,6 +8,7 @@ from .edit import CombineMotions, MaskMotion, MotionStrengthKeyframe, PlaceMotio
 from .extract import ExtractMotionRepresentation
 from .files import LoadMotionRep, SaveMotionRep, register_folder
 from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
+from .invert import InvertReference
 from .preview import PreviewMotionRepresentation
 from .score import BestMotion, MotionSeeds, ScoreMotion
 from .semantics import EncodePromptWithWords, SemanticGuidance
@@ -22,6 +23,7 @@ class MotionCloneExtension(ComfyExtension):
         register_folder()  # before a drop-down looks into it; ComfyUI 0.8 calls no on_load
         return [
             LoadReferenceVideo,
+            InvertReference,
             ExtractMotionRepresentation,
             ApplyMotionGuidance,
             MotionCloneScheduler,

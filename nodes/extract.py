@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.sample
+import comfy.utils
 import torch
 from comfy_api.latest import io
 
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
 from ..motionclone_core.hosts.comfy_extraction import run_once
+from ..motionclone_core.hosts.comfy_inversion import noisy_latents
+from ..motionclone_core.inversion import Inversion
 from ..motionclone_core.representation import Provenance
 from ..motionclone_core.semantics import Words
+from ..motionclone_core.series import MotionSeries
 from ..motionclone_core.taps import DEFAULT_BLOCKS, select_taps
-from .sockets import MotionRep, MotionWords, node_schema
+from .reference import reference_frames, reference_inputs, reference_latents
+from .sockets import InversionSocket, MotionRep, MotionWords, node_schema
 
 
 class ExtractMotionRepresentation(io.ComfyNode):
@@ -67,22 +72,25 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the noise that is added to the reference.",
                 ),
-                io.Image.Input(
-                    "images",
-                    optional=True,
-                    tooltip="Frames of the reference, at the size to sample at. Needs the VAE; leave latent empty.",
-                ),
-                io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="The reference, encoded already. Leave images and VAE empty.",
-                ),
+                *reference_inputs(),
                 io.String.Input(
                     "source",
                     default="",
                     optional=True,
                     tooltip="A name for the reference, kept in the representation and in saved files.",
+                ),
+                InversionSocket.Input(
+                    "inversion",
+                    optional=True,
+                    tooltip="The same reference from Invert Reference (DDIM): it is read in place of the noised one, "
+                    "at the kept level nearest to t_alpha. Give the reference's own prompt as conditioning.",
+                ),
+                io.Boolean.Input(
+                    "every_level",
+                    default=False,
+                    optional=True,
+                    tooltip="Read the inversion at every level that it keeps, each for the steps nearest to it. Needs "
+                    "the inversion.",
                 ),
                 MotionWords.Input(
                     "words",
@@ -111,42 +119,27 @@ class ExtractMotionRepresentation(io.ComfyNode):
         vae: Any = None,
         latent: dict[str, Any] | None = None,
         source: str = "",
+        inversion: Inversion | None = None,
+        every_level: bool = False,
         words: Words | None = None,
     ) -> io.NodeOutput:
         """See the class."""
         host = AnimateDiffHost(model)
         taps = select_taps(host.sites, blocks)
-        frames = _reference_frames(images, vae, latent)
+        frames = reference_frames(images, vae, latent)
         require_extraction(t_alpha=t_alpha, k=k, frames=frames)
-        samples = latent["samples"] if latent is not None else vae.encode(images[..., :3])
-        size = (samples.shape[-2], samples.shape[-1])
-        builder = RepresentationBuilder(taps, k=k, frames=frames, latent_size=size)
+        samples = reference_latents(images, vae, latent)
+        latents = noisy_latents(model, samples, inversion, t_alpha=t_alpha, every_level=every_level)
         noise = comfy.sample.prepare_noise(samples, seed)
-        run_once(
-            model,
-            builder.observer,
-            latent=samples,
-            noise=noise,
-            timestep=t_alpha,
-            conditioning=conditioning,
-            seed=seed,
-            tokens=words.tokens if words is not None else (),
-            attend=builder.attend,
-        )
-        identity = host.identity
-        provenance = Provenance(source, identity.architecture, identity.fingerprint, t_alpha, seed)
-        return io.NodeOutput(builder.representation(provenance, words=bool(words and words.tokens)))
-
-
-def _reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> int:
-    """Frames of the reference, from whichever inputs are connected."""
-    if (images is None) == (latent is None):
-        raise ValueError(
-            "connect the reference once: either images together with a VAE, or a latent "
-            f"({'both are' if latent is not None else 'neither is'} connected)"
-        )
-    if latent is not None:
-        return len(latent["samples"])
-    if vae is None:
-        raise ValueError("the reference is given as images: connect a VAE to encode them, or give a latent")
-    return len(images)
+        identity, size = host.identity, (samples.shape[-2], samples.shape[-1])
+        progress = comfy.utils.ProgressBar(len(latents))
+        readings = []
+        for timestep, inverted in latents.items():
+            builder = RepresentationBuilder(taps, k=k, frames=frames, latent_size=size)
+            run = {"latent": samples, "noise": noise, "timestep": timestep, "inverted": inverted}
+            read = {"tokens": words.tokens if words is not None else (), "attend": builder.attend}
+            run_once(model, builder.observer, **run, **read, conditioning=conditioning, seed=seed)
+            provenance = Provenance(source, identity.architecture, identity.fingerprint, timestep, seed)
+            readings.append(builder.representation(provenance, words=bool(words and words.tokens)))
+            progress.update(1)
+        return io.NodeOutput(MotionSeries(tuple(readings)) if every_level else readings[0])

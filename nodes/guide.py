@@ -12,7 +12,6 @@ from ..motionclone_core.hosts import comfy_sampling
 from ..motionclone_core.hosts.comfy_memory import MEMORY_MODES, MemoryMode
 from ..motionclone_core.hosts.comfy_runtime import RunSummary, with_guidance
 from ..motionclone_core.mixing import Motion
-from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.schedule import (
     PRESETS,
     UPDATE_RULES,
@@ -22,6 +21,7 @@ from ..motionclone_core.schedule import (
     UpdateRule,
 )
 from ..motionclone_core.semantics import Semantics
+from ..motionclone_core.series import AnyReading
 from ..motionclone_core.taps import weights_of
 from .reports import plot_of, show, shown_in
 from .sockets import MotionCurve, MotionRep, MotionSemantics, node_schema
@@ -209,7 +209,7 @@ class ApplyMotionGuidance(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation | Motion,
+        motion_rep: AnyReading | Motion,
         weight: float,
         start_step: int,
         guided_steps: int,
@@ -349,7 +349,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation | Motion,
+        motion_rep: AnyReading | Motion,
         positive: Any,
         negative: Any,
         latent_image: dict[str, Any],

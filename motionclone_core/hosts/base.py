@@ -125,6 +125,7 @@ class View:
         size: height and width of that latent.
         step: of the run, counted from 0.
         total_steps: of the run.
+        timestep: what the network is told of the noise, 0 to 999.
         appearance: what an unguided video shows at this step, if the guide asks for one.
     """
 
@@ -133,6 +134,7 @@ class View:
     size: Size
     step: int = 0
     total_steps: int = 1
+    timestep: float = 0.0
     appearance: Appearance | None = None
 
 

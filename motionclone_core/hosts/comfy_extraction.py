@@ -37,6 +37,7 @@ def run_once(
     timestep: float,
     conditioning: Any,
     seed: int,
+    inverted: Tensor | None = None,
     tokens: Sequence[int] = (),
     attend: Callable[[Tensor], None] | None = None,
 ) -> None:
@@ -53,6 +54,7 @@ def run_once(
         timestep: 0 to 999.
         conditioning: what the pass is conditioned on.
         seed: of the run, for patches that ask for one.
+        inverted: what the model sees in place of the noised latent, in its own scale and of unit variance, same shape.
         tokens: of the conditioning's prompt, whose cross-attention is read too.
         attend: receives it, averaged over tokens, layers and heads, ``[f, p]``.
 
@@ -71,14 +73,24 @@ def run_once(
             "Semantic Guidance a reference_mask in place of words"
         )
     patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape, words))
-    guider = comfy.samplers.CFGGuider(patcher)
-    guider.inner_set_conds({"positive": conditioning})
-    require_controls(guider.original_conds.values(), len(latent))
-    guider.set_cfg(1.0)
+    guider = conditional_guider(patcher, conditioning, len(latent))
     sigma = patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
     sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])
-    sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(latent.shape[0])))
+    sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(latent.shape[0]), inverted))
     guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+
+
+def conditional_guider(patcher: Any, conditioning: Any, frames: int) -> comfy.samplers.CFGGuider:
+    """A guider of one conditional pass alone.
+
+    Raises:
+        RepresentationMismatchError: conditions that do not fit the frames.
+    """
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.inner_set_conds({"positive": conditioning})
+    require_controls(guider.original_conds.values(), frames)
+    guider.set_cfg(1.0)
+    return guider
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,7 @@ class _Words:
 
 def _call_model(
     turns: Sequence[int],
+    inverted: Tensor | None,
     model: Callable[..., Tensor],
     x: Tensor,
     sigmas: Tensor,
@@ -98,6 +111,8 @@ def _call_model(
     callback: Callable[[dict], None] | None = None,
     **_: object,
 ) -> Tensor:
+    if inverted is not None:
+        x = inverted.to(x) * (1 + sigmas[0].to(x) ** 2).sqrt()
     for turn in turns:
         if turn and callback is not None:
             # AnimateDiff-Evolved counts the steps by it, and places its windows by their number.

@@ -372,7 +372,8 @@ def _apply_model(
     call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
     crops = [step.crops[uuid] for uuid in uuids]
     windows, shown = run.host.views(call.window), run.branch.shown
-    view = View(windows, crops, step.latent_size, step.index, step.total, appearance=shown)
+    timestep = float(executor.class_obj.model_sampling.timestep(t.flatten()[:1]))
+    view = View(windows, crops, step.latent_size, step.index, step.total, timestep, shown)
     prediction, gradient = run.recorder.gradient(call, view)
     step.calls.update(zip([(call.window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
