@@ -11,7 +11,7 @@ from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneSc
 from .invert import InvertReference
 from .preview import PreviewMotionRepresentation
 from .score import BestMotion, MotionSeeds, ScoreMotion
-from .semantics import EncodePromptWithWords, SemanticGuidance
+from .semantics import EncodePromptWithWords, PreviewSemanticMasks, SemanticGuidance
 from .video import LoadReferenceVideo
 
 
@@ -41,4 +41,5 @@ class MotionCloneExtension(ComfyExtension):
             BestMotion,
             EncodePromptWithWords,
             SemanticGuidance,
+            PreviewSemanticMasks,
         ]

@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..motionclone_core.hosts.comfy_words import words_of
+from ..motionclone_core.mixing import Motion
 from ..motionclone_core.semantics import (
     DEFAULT_SIGMA,
     DEFAULT_THRESHOLD,
@@ -15,8 +16,12 @@ from ..motionclone_core.semantics import (
     Semantics,
     Words,
 )
+from ..motionclone_core.series import AnyReading
 from ..motionclone_core.taps import weights_of
-from .sockets import MotionSemantics, MotionWords, node_schema
+from ..motionclone_core.visualisation.preview import as_video
+from ..motionclone_core.visualisation.regions import regions_preview
+from .animations import animated
+from .sockets import MotionRep, MotionSemantics, MotionWords, node_schema
 
 
 class EncodePromptWithWords(io.ComfyNode):
@@ -163,3 +168,75 @@ class SemanticGuidance(io.ComfyNode):
 def _with_frames(mask: torch.Tensor | None) -> torch.Tensor | None:
     """A MASK as ``[f, H, W]``: some nodes leave the frames out."""
     return mask[None] if mask is not None and mask.ndim == 2 else mask
+
+
+class PreviewSemanticMasks(io.ComfyNode):
+    """Where the reference's subject is, over the reference."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the class."""
+        return node_schema(
+            node_id="MotionClonePreviewMasks",
+            display_name="Preview Semantic Masks",
+            description="Shows where the words of a reference were found: what Semantic Guidance takes for its "
+            "foreground. The mask can be painted over and handed back as reference_mask.",
+            search_aliases=["show mask", "word mask", "cross-attention mask", "foreground"],
+            is_output_node=True,
+            inputs=[
+                MotionRep.Input("motion_rep", tooltip="A motion that was extracted with words."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The frames that the motion was read off, in any size; or one image for all. Empty is a "
+                    "dark ground.",
+                ),
+                MotionSemantics.Input(
+                    "semantics",
+                    optional=True,
+                    tooltip="Its threshold, sigma and reference_mask. Empty is as published.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=1.0,
+                    max=60.0,
+                    step=1.0,
+                    round=0.001,
+                    tooltip="How fast the node plays the pictures.",
+                ),
+                io.Int.Input(
+                    "timestep",
+                    default=-1,
+                    min=-1,
+                    max=999,
+                    optional=True,
+                    tooltip="Of a motion read at several noise levels: show the reading nearest to this timestep. -1 "
+                    "is the one in the middle.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="images", tooltip="A picture for each frame of the motion."),
+                io.Mask.Output(
+                    "foreground",
+                    display_name="foreground",
+                    tooltip="How much each place counts, 0 to 1, in the images' size.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        motion_rep: AnyReading | Motion,
+        fps: float,
+        images: torch.Tensor | None = None,
+        semantics: Semantics | None = None,
+        timestep: int = -1,
+    ) -> io.NodeOutput:
+        """See the class."""
+        reference = None if images is None else as_video(images)
+        chosen = semantics or Semantics(Words(), {})
+        shown = regions_preview(motion_rep, chosen, reference, timestep=None if timestep < 0 else timestep)
+        pictures = torch.from_numpy(shown.video).float() / 255
+        return io.NodeOutput(pictures, torch.from_numpy(shown.foreground), ui=animated(pictures, fps))

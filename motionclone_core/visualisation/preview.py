@@ -72,7 +72,7 @@ def preview(
     """
     motion = Motion.of(motion).at(timestep)
     names = select_taps(motion.taps, taps)
-    ground = _ground(motion, reference)
+    ground = ground_of(motion, reference)
     led = [(part, shown) for part in motion.parts if part.strength and (shown := _own(part, names))]
     if not led:
         raise ValueError(f"the motions that have {taps!r} are of strength 0: raise one of them, or name other taps")
@@ -130,7 +130,8 @@ def _own(part: MotionPart, names: tuple[str, ...]) -> str:
     return ", ".join(name for name in names if name in part.representation.taps)
 
 
-def _ground(motion: Motion, reference: Video | None) -> Video:
+def ground_of(motion: Motion, reference: Video | None) -> Video:
+    """What a motion is shown over; see `preview`."""
     first = motion.representations[0]
     if reference is None:
         height, width = (_CELL * side for side in first.latent_size)

@@ -59,11 +59,12 @@ def test_a_step_moves_by_the_literal_gradient_of_both_energies(studio: Studio, w
     rep, _ = read_with_words(scene)
     worded = scene.worded(PROMPT, words)
     sigmas = scene.falling(*SIGMAS[:2])
-    semantics = scene.semantic(worded)
+    # Heavier than the published weights, so that a fault would show beside the motion's part.
+    semantics = scene.semantic(worded, weights="up_blocks.1: 2000, up_blocks.2: 1000")
     settings = {"weight": 500.0, "block_weights": "up_blocks.2: 0.5", "semantics": semantics}
     plain = scene.custom(scene.model, sigmas, positive=worded)
     guided = scene.custom(scene.guided(rep, **settings), sigmas, positive=worded)
-    weights = {"motion_1": 500.0, "motion_2": 250.0, "semantic_1": 200.0, "semantic_2": 100.0}
+    weights = {"motion_1": 500.0, "motion_2": 250.0, "semantic_1": 2000.0, "semantic_2": 1000.0}
     start = {"sigma": SIGMAS[0], "noise_seed": SAMPLING["seed"], "tokens": "2" if words else ""}
     where = (scene, rep, worded, scene.latent, scene.latent)
     probe = literal(*where, **start, **weights)
@@ -109,7 +110,7 @@ def test_semantics_of_weight_0_change_no_bit_and_alone_they_guide(studio: Studio
     assert not np.array_equal(got["alone"], got["bare"])
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("sampler", ["heun", "euler_ancestral"])
 def test_any_sampler_has_an_unguided_video_beside_it(studio: Studio, sampler: str) -> None:
     scene = studio.scene()
     rep, _ = read_with_words(scene)
