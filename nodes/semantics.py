@@ -185,6 +185,15 @@ class PreviewSemanticMasks(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 MotionRep.Input("motion_rep", tooltip="A motion that was extracted with words."),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=1.0,
+                    max=60.0,
+                    step=1.0,
+                    round=0.001,
+                    tooltip="How fast the node plays the pictures.",
+                ),
                 io.Image.Input(
                     "images",
                     optional=True,
@@ -195,15 +204,6 @@ class PreviewSemanticMasks(io.ComfyNode):
                     "semantics",
                     optional=True,
                     tooltip="Its threshold, sigma and reference_mask. Empty is as published.",
-                ),
-                io.Float.Input(
-                    "fps",
-                    default=8.0,
-                    min=1.0,
-                    max=60.0,
-                    step=1.0,
-                    round=0.001,
-                    tooltip="How fast the node plays the pictures.",
                 ),
                 io.Int.Input(
                     "timestep",
