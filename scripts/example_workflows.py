@@ -51,10 +51,13 @@ class Parts:
     empty: Socket
     positive: Socket
     negative: Socket
+    words: tuple[Socket, ...] = ()
 
 
-def begin(sheet: Sheet, *files: str, adapter: bool = False, **loader: Any) -> Parts:
-    """The notes, the models and the prompts."""
+def begin(
+    sheet: Sheet, *files: str, adapter: bool = False, worded: tuple[tuple[str, str], ...] = (), **loader: Any
+) -> Parts:
+    """The notes, the models and the prompts; or prompts with words, of the new video and of the reference."""
     sheet.column("Start here", GREY[0])
     named = (CHECKPOINT, MODULE, *([ADAPTER] if adapter else []), *files)
     rows = "\n".join(f"| [{name}]({FILES[name][1]}) | *models/ {FILES[name][0]}* |" for name in named)
@@ -73,6 +76,8 @@ def begin(sheet: Sheet, *files: str, adapter: bool = False, **loader: Any) -> Pa
     settings = {"model_name": MODULE, "beta_schedule": "sqrt_linear (AnimateDiff)"}
     model = sheet.add("ADE_AnimateDiffLoaderGen1", model=model, **settings, **loader)[0]
     sheet.below("2 Prompts", MODELS)
+    if worded:
+        return _worded(sheet, model, checkpoint, worded)
     positive, negative, empty = (
         sheet.add("CLIPTextEncode", title, tint=tint, clip=checkpoint[1], text=words)[0]
         for title, tint, words in (
@@ -82,6 +87,17 @@ def begin(sheet: Sheet, *files: str, adapter: bool = False, **loader: Any) -> Pa
         )
     )
     return Parts(model, checkpoint[2], empty, positive, negative)
+
+
+def _worded(sheet: Sheet, model: Socket, checkpoint: Placed, worded: tuple[tuple[str, str], ...]) -> Parts:
+    """Prompts with words; the reference's own stands in the place of the empty text."""
+    titles = ("Prompt: what the video shows, and its subject", "The reference: what it shows, and its subject")
+    new, own = (
+        sheet.add("MotionCloneWords", title, tint=BLUE, clip=checkpoint[1], text=text, words=words)
+        for title, (text, words) in zip(titles, worded, strict=True)
+    )
+    negative = sheet.add("CLIPTextEncode", "Negative prompt", tint=RED, clip=checkpoint[1], text=NEGATIVE)[0]
+    return Parts(model, checkpoint[2], own[0], new[0], negative, (new[1], own[1]))
 
 
 def reference(sheet: Sheet, title: str = "", *, video: str = "reference.mp4", frames: int = FRAMES) -> Placed:
@@ -428,9 +444,44 @@ def best_of_seeds(sheet: Sheet) -> None:
     saved(sheet, best[0], clip)
 
 
+def first_version(sheet: Sheet) -> None:
+    """# The first version of MotionClone
+
+    Motion, and where the subject is. The reference is inverted under its own prompt and read at every guided step; an
+    unguided video of the same seed and prompt is sampled alongside, and what it shows of the new subject is put where
+    the reference's subject is.
+
+    1. **Load Reference Video**: a clip with one subject that moves.
+    2. Write what the reference shows, and the word for its subject; then the new prompt, and the word for the new one.
+       For the camera's motion leave both words empty.
+    3. Run, and look at **Preview Semantic Masks**: is the reference's subject inside the outline? If it is not, choose
+       another word, or draw a mask for **Semantic Guidance**.
+
+    These are the published settings: 200 steps, 120 of them guided. It takes long; the inversion is kept on disk.
+    """
+    worded = ((PROMPT, "boat"), ("A red car on a country road, in the morning", "car"))
+    parts = begin(sheet, worded=worded)
+    sheet.column("3 Reference", REFERENCE)
+    clip = reference(sheet)
+    latent = latent_like(sheet, clip)
+    sheet.column("4 Inversion", CLONE)
+    steps = {"steps": 200, "guided_steps": 0, "ratio": 0.3}
+    even = sheet.add("MotionCloneScheduler", "Even steps", tint=BLUE, model=parts.model, **steps)
+    guided = sheet.add("SplitSigmas", "Those that are guided", sigmas=even, step=120)
+    inputs = {"model": parts.model, "conditioning": parts.empty, "images": clip[0], "vae": parts.vae}
+    inverted = sheet.add("MotionCloneInvert", tint=BLUE, steps=200, sigmas=guided[0], **inputs)
+    settings = {"blocks": "up_blocks.1, up_blocks.2", "every_level": True, "words": parts.words[1]}
+    motion = sheet.add("MotionCloneExtract", tint=BLUE, inversion=inverted, **inputs, **settings)
+    sheet.column("5 Semantics", CLONE)
+    semantics = sheet.add("MotionCloneSemanticGuidance", tint=BLUE, words=parts.words[0])
+    shown = {"motion_rep": motion, "images": clip[0], "semantics": semantics, "tall": 560}
+    sheet.add("MotionClonePreviewMasks", tint=BLUE, **shown)
+    finish(sheet, parts, motion, latent, clip, preset="first version", semantics=semantics, number=6)
+
+
 WORKFLOWS = (
     object_motion, image_to_video, sketch_to_video, controlnet, long_video, other_shape, region, mixed_motions,
-    evaluate, best_of_seeds,
+    evaluate, best_of_seeds, first_version,
 )  # fmt: skip
 
 
