@@ -24,6 +24,7 @@ from motionclone_core.serialization import (
     next_free,
     save_representation,
 )
+from motionclone_core.series import MotionSeries
 
 FIRST, SECOND = "up_blocks.1.motion.0.attention.0", "up_blocks.1.motion.0.attention.1"
 NAMES = [f"up_blocks.1.motion.{module}.attention.{layer}" for module in range(3) for layer in range(2)]
@@ -49,6 +50,8 @@ def assert_same(loaded, saved):
     assert (loaded.frame, loaded.timing) == (saved.frame, saved.timing)
     assert (loaded.mask is None) == (saved.mask is None)
     assert saved.mask is None or torch.equal(loaded.mask, saved.mask)
+    assert (loaded.foreground is None) == (saved.foreground is None)
+    assert saved.foreground is None or torch.equal(loaded.foreground, saved.foreground)
     for window, taps in saved.windows.items():
         others = loaded.windows[window]
         assert set(others) == set(taps)
@@ -123,6 +126,43 @@ def test_edits_come_back_in_a_file_of_the_third_version(tmp_path, edits, make):
     save_representation(edited, path)
     assert_same(load_representation(path), edited)
     assert split(path)[1]["format_version"] == 3
+
+
+def words(rep, seed=4):
+    """Where words lie, in the grid of the taps."""
+    shape = (rep.own_frames, *next(iter(rep.taps.values())).grid)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).half()
+
+
+def test_words_come_back_and_leave_the_version_of_the_file_alone(tmp_path):
+    path, saved = tmp_path / "words.safetensors", representation()
+    saved = replace(saved, foreground=words(saved))
+    save_representation(saved, path)
+    loaded = load_representation(path)
+    assert_same(loaded, saved)
+    assert loaded.nbytes() == representation().nbytes() + saved.foreground.nbytes
+    assert split(path)[1]["format_version"] == 1
+
+
+def test_each_reading_of_a_series_keeps_its_words(tmp_path):
+    readings = [representation(seed=level, t_alpha=level) for level in (100, 400)]
+    series = MotionSeries(tuple(replace(one, foreground=words(one, i)) for i, one in enumerate(readings)))
+    save_representation(series, tmp_path / "words.safetensors")
+    loaded = load_representation(tmp_path / "words.safetensors")
+    for mine, its in zip(series.readings, loaded.readings, strict=True):
+        assert_same(its, mine)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (torch.rand(3, 2, 3).half(), "do not lie in 4 frames"),
+        (torch.rand(4, 3, 3).half(), "a layer sees 9 positions"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused(bad, said):
+    with pytest.raises(ValueError, match=said):
+        replace(representation(), foreground=bad)
 
 
 @pytest.mark.parametrize(

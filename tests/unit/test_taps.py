@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from motionclone_core.taps import UnknownTapError, block_of, execution_order, select_taps, tap_name
+from motionclone_core.taps import (
+    UnknownTapError,
+    block_of,
+    execution_order,
+    select_taps,
+    tap_name,
+    weights_by_tap,
+    weights_of,
+)
 
 # SD 1.5 with AnimateDiff v3, in the order in which its UNet runs: two motion modules in each block on
 # the way down, one in the middle, three in each block on the way up, two attention layers in each.
@@ -101,3 +109,36 @@ def test_no_pattern_is_an_error_that_lists_the_blocks(patterns):
 def test_a_model_without_taps_is_said_to_have_none():
     with pytest.raises(UnknownTapError, match="none"):
         select_taps([], "up_blocks.1")
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def test_weights_are_read_from_a_text():
+    text = " up_blocks.1: 1, up_blocks.2 :0.5,, mid_block:2e3 "
+    assert weights_of(text) == {"up_blocks.1": 1.0, "up_blocks.2": 0.5, "mid_block": 2000.0}
+    assert weights_of("  ") == {}
+
+
+@pytest.mark.parametrize("text", ["up_blocks.1", "up_blocks.1:", ": 1", "mid_block: -1", "mid_block: nan", "a: 1 b"])
+def test_what_is_no_weight_is_named(text):
+    with pytest.raises(ValueError, match="is no weight of a block"):
+        weights_of(text)
+
+
+def test_a_block_with_two_weights_is_named_with_both():
+    with pytest.raises(ValueError, match=r"up_blocks\.1 has two weights, 1 and 2"):
+        weights_of("up_blocks.1: 1, up_blocks.1: 2")
+    with pytest.raises(ValueError, match=r"attention\.0 has two weights, 1 and 2"):
+        weights_by_tap([tap_name("up_blocks.1", 0, 0)], {"up_blocks.1": 1.0, "up_*": 2.0})
+
+
+def test_weights_go_to_the_taps_that_they_name_in_the_order_of_execution():
+    taps = [tap_name(block, 0, layer) for block in ("up_blocks.2", "up_blocks.1", "mid_block") for layer in (0, 1)]
+    found = weights_by_tap(taps, {"up_blocks.2": 0.5, "mid_block": 3.0})
+    assert list(found.items()) == [
+        (tap_name("mid_block", 0, 0), 3.0), (tap_name("mid_block", 0, 1), 3.0),
+        (tap_name("up_blocks.2", 0, 0), 0.5), (tap_name("up_blocks.2", 0, 1), 0.5),
+    ]  # fmt: skip
+    with pytest.raises(UnknownTapError, match="down_blocks"):
+        weights_by_tap(taps, {"down_blocks.0": 1.0})
