@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.sample
@@ -9,11 +10,13 @@ import torch
 from comfy_api.latest import io
 
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
-from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
 from ..motionclone_core.hosts.comfy_extraction import run_once
+from ..motionclone_core.hosts.comfy_host import host_of
 from ..motionclone_core.representation import Provenance
-from ..motionclone_core.taps import DEFAULT_BLOCKS, select_taps
+from ..motionclone_core.taps import AUTO_BLOCKS, select_taps
 from .sockets import MotionRep, node_schema
+
+log = logging.getLogger(__name__)
 
 
 class ExtractMotionRepresentation(io.ComfyNode):
@@ -31,7 +34,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A model that an AnimateDiff-Evolved loader has patched; the one you sample with.",
+                    tooltip="The model you sample with: one that an AnimateDiff-Evolved loader has patched, a "
+                    "CogVideoX or a Wan 2.1 / 2.2.",
                 ),
                 io.Conditioning.Input(
                     "conditioning",
@@ -54,9 +58,10 @@ class ExtractMotionRepresentation(io.ComfyNode):
                 ),
                 io.String.Input(
                     "blocks",
-                    default=DEFAULT_BLOCKS,
-                    tooltip="Blocks to read, separated by commas: up_blocks.1 (published), down_blocks.2, mid_block, "
-                    "or parts such as up_blocks.1.motion.0.",
+                    default=AUTO_BLOCKS,
+                    tooltip="Blocks to read, separated by commas. auto is up_blocks.1 of AnimateDiff, as published, "
+                    "and the middle of a transformer. Others: down_blocks.2, mid_block, parts such as "
+                    "up_blocks.1.motion.0; of CogVideoX and Wan blocks.12.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -106,13 +111,14 @@ class ExtractMotionRepresentation(io.ComfyNode):
         source: str = "",
     ) -> io.NodeOutput:
         """See the class."""
-        host = AnimateDiffHost(model)
-        taps = select_taps(host.sites, blocks)
-        frames = _reference_frames(images, vae, latent)
-        require_extraction(t_alpha=t_alpha, k=k, frames=frames)
+        host = host_of(model)
+        log.info("motion is read from %s", host.title)
+        taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
+        _require_reference(images, vae, latent)
         samples = latent["samples"] if latent is not None else vae.encode(images[..., :3])
-        size = (samples.shape[-2], samples.shape[-1])
-        builder = RepresentationBuilder(taps, k=k, frames=frames, latent_size=size)
+        video = host.video(samples)
+        require_extraction(t_alpha=t_alpha, k=k, frames=video.frames)
+        builder = RepresentationBuilder(taps, k=k, frames=video.frames, latent_size=(video.height, video.width))
         noise = comfy.sample.prepare_noise(samples, seed)
         run_once(
             model,
@@ -128,15 +134,12 @@ class ExtractMotionRepresentation(io.ComfyNode):
         return io.NodeOutput(builder.representation(provenance))
 
 
-def _reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> int:
-    """Frames of the reference, from whichever inputs are connected."""
+def _require_reference(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> None:
+    """Check that the reference is connected in one way."""
     if (images is None) == (latent is None):
         raise ValueError(
             "connect the reference once: either images together with a VAE, or a latent "
             f"({'both are' if latent is not None else 'neither is'} connected)"
         )
-    if latent is not None:
-        return len(latent["samples"])
-    if vae is None:
+    if latent is None and vae is None:
         raise ValueError("the reference is given as images: connect a VAE to encode them, or give a latent")
-    return len(images)
