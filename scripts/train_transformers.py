@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 FOLDER = Path.home() / ".cache" / "motionclone" / "transformers"
+EMBEDDED = Path(__file__).resolve().parents[1] / "embedded"
 SEED = 20261122
 FRAMES = 25
 NULL_SHARE = 0.12
-TEXT_WIDTH = 64
+TEXT_WIDTH, WAN_TEXT_WIDTH = 64, 4096
 FAMILIES = ("cogvideox", "wan")
 
 
@@ -272,12 +273,31 @@ def train(family: str, folder: Path, goal: int, batch: int, stop: int | None, bf
             training.keep()
 
 
+def export(family: str, folder: Path, target: Path) -> None:
+    """Write the averaged weights as the file that ComfyUI's loader of diffusion models takes, and the captions in it."""
+    from safetensors.torch import save
+
+    from motionclone_core.paths import write_whole
+
+    saved = torch.load(folder / f"{family}.pt", weights_only=True)
+    weights = {name.removeprefix("network."): tensor for name, tensor in saved["average"].items()}
+    if family == "wan":
+        # ComfyUI takes Wan's texts to be 4096 wide.
+        weights["text_embedding.0.weight"] = nn.functional.pad(
+            weights["text_embedding.0.weight"], (0, WAN_TEXT_WIDTH - TEXT_WIDTH)
+        )
+    card = {"steps": str(saved["state"]["step"]), "hours": f"{saved['state']['seconds'] / 3600:.2f}"}
+    card["loss"] = f"{saved['state']['losses'][-1][1]:.4f}"
+    write_whole(target, save({name: tensor.half().contiguous() for name, tensor in weights.items()}, card))
+    print(target, card, f"{target.stat().st_size / 2**20:.1f} MiB")
+
+
 # --- the command line -------------------------------------------------------------------------------------
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("clips", "train"))
+    parser.add_argument("stage", choices=("clips", "train", "export"))
     parser.add_argument("--family", choices=FAMILIES)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--clips", type=int, default=4000)
@@ -285,11 +305,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--stop", type=int)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--target", type=Path, help="where to export to")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.stage == "clips":
         encode_clips(args.folder, args.clips, args.part)
+        return
+    if args.stage == "export":
+        export(args.family, args.folder, args.target or EMBEDDED / f"{args.family}_drawn.safetensors")
         return
     import sys
 
