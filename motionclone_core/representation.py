@@ -125,6 +125,7 @@ class Provenance:
         fingerprint: of the tapped weights; another one is worth a warning only.
         t_alpha: timestep of the single denoising step, 0 to 999.
         noise_seed: seed of the noise added to the reference.
+        group: frames of the video in each latent frame but the first, which is one; 4 of CogVideoX and Wan.
     """
 
     source: str = ""
@@ -132,6 +133,7 @@ class Provenance:
     fingerprint: str = ""
     t_alpha: int = 400
     noise_seed: int = 0
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,11 @@ class MotionRepresentation:
         return next(iter(self.taps.values())).k
 
     @property
+    def shown_frames(self) -> int:
+        """Of the video that it guides, as people see them: a latent frame may be several."""
+        return self.provenance.group * (self.frames - 1) + 1
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(block_of(tap) for tap in self.taps))
 
@@ -231,8 +238,9 @@ class MotionRepresentation:
             RepresentationMismatchError: it has not; the message says both numbers.
         """
         if frames != self.frames:
+            what = "frames" if self.provenance.group == 1 else f"latent frames ({self.shown_frames} of the video)"
             raise RepresentationMismatchError(
-                f"the motion representation has {self.frames} frames, the latent to sample has {frames}: make both "
-                f"the same (frames of Load Reference Video, batch size of the empty latent), or put Retime Motion "
-                f"between"
+                f"the motion representation has {self.frames} {what}, the latent to sample has {frames}: make both "
+                f"the same (frames of Load Reference Video, length or batch size of the empty latent), or put Retime "
+                f"Motion between"
             )

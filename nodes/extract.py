@@ -130,7 +130,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
             seed=seed,
         )
         identity = host.identity
-        provenance = Provenance(source, identity.architecture, identity.fingerprint, t_alpha, seed)
+        provenance = Provenance(source, identity.architecture, identity.fingerprint, t_alpha, seed, host.group)
         return io.NodeOutput(builder.representation(provenance))
 
 

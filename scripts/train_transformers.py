@@ -274,7 +274,7 @@ def train(family: str, folder: Path, goal: int, batch: int, stop: int | None, bf
 
 
 def export(family: str, folder: Path, target: Path) -> None:
-    """Write the averaged weights as the file that ComfyUI's loader of diffusion models takes, and the captions in it."""
+    """Write the averaged weights, with the captions, as a file that ComfyUI's loader of diffusion models takes."""
     from safetensors.torch import save
 
     from motionclone_core.paths import write_whole

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -112,9 +111,8 @@ def sampled(
         job = {"family": family, "file": str(FILES[family]), "comfyui": str(found.path), "cells": each}
         (folder / "job.json").write_text(json.dumps(job | {"text_width": TEXT_WIDTH[family]}), encoding="utf-8")
         worker = Path(__file__).with_name("transformer_worker.py")
-        done = subprocess.run(
-            [str(found.python), str(worker), str(folder)], env={**os.environ}, capture_output=True, text=True, check=False
-        )
+        command = [str(found.python), str(worker), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"the worker failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
         return {
@@ -134,7 +132,9 @@ def _decoded(model: EmbeddedModel, latents: Tensor) -> Result:
     return Result(video, tuple(float(x) if finite else float("nan") for x in latents.aminmax()))
 
 
-def measure(model: EmbeddedModel, family: str, chosen: Mapping[str, TransformerSetting], args: argparse.Namespace) -> None:
+def measure(
+    model: EmbeddedModel, family: str, chosen: Mapping[str, TransformerSetting], args: argparse.Namespace
+) -> None:
     """Sample and score what the store has not yet."""
     cases = held_out_cases(args.first + args.cases, 0, frames=FRAMES)[args.first :]
     origins = {n: {"model": file_hash(FILES[family])[:16], "setting": asdict(s)} for n, s in chosen.items()}
@@ -149,7 +149,8 @@ def measure(model: EmbeddedModel, family: str, chosen: Mapping[str, TransformerS
         if not left:
             continue
         for name, results in sampled(model, family, batch, left).items():
-            rows = [{"case": c.index, "seed": c.seed, **asdict(score(c, r))} for c, r in zip(batch, results, strict=True)]
+            scored = [(case, score(case, result)) for case, result in zip(batch, results, strict=True)]
+            rows = [{"case": case.index, "seed": case.seed, **asdict(one)} for case, one in scored]
             write_record(paths[name], records[name].with_rows(args.run, rows))
             print(name, *(f"{row['path_error']:.2f}" for row in rows), flush=True)
 

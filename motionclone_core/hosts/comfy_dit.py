@@ -23,7 +23,6 @@ from ..grids import RepresentationMismatchError
 from ..representation import Window
 from ..taps import transformer_tap_name
 from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
-from .comfy_spaces import holds_scaled
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +169,8 @@ class TransformerHost:
     @property
     def scaled(self) -> bool:
         """Whether the sampler holds z; see `comfy_spaces`."""
+        from .comfy_spaces import holds_scaled
+
         return holds_scaled(self._patcher)
 
     def rerun(self) -> tuple[set[nn.Module], set[nn.Module]]:
