@@ -41,7 +41,7 @@ class AnimateDiffHost:
 
     default_blocks = DEFAULT_BLOCKS
     group = 1
-    scaled = False
+    scaled = flow = False
 
     def __init__(self, patcher: Any) -> None:
         motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)

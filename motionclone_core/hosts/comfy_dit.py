@@ -173,6 +173,13 @@ class TransformerHost:
 
         return holds_scaled(self._patcher)
 
+    @property
+    def flow(self) -> bool:
+        """Whether it is sampled by flow matching; see `comfy_spaces`."""
+        from .comfy_spaces import is_flow
+
+        return is_flow(self._patcher)
+
     def rerun(self) -> tuple[set[nn.Module], set[nn.Module]]:
         """The layers that keep much and may run again: blocks, and parts of those of them that may not."""
         return set(self._blocks), {block.ffn for block in self._blocks if hasattr(block, "ffn")}

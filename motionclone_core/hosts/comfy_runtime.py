@@ -210,7 +210,7 @@ def _outer_sample(
         guide.require(host.identity, video)
         require_controls(guider.conds.values(), video.frames)
         recorder = CallRecorder(host, guide, memory, _raise_if_cancelled)
-        run = _Run(guide, host, recorder, SharedGradient(guide.reuse))
+        run = _Run(guide, host, recorder, SharedGradient(guide.reuse, flow=host.flow))
         options = guider.model_options.setdefault("transformer_options", {})
         options[_KEY] = run
         try:
