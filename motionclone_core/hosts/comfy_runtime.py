@@ -122,6 +122,7 @@ class RunSummary:
         energies: the energy by step, counted from 0, where it was read.
         total: steps of the run, guided or not.
         saving: whether guided steps saved memory at the end.
+        model: what it was recognised as.
     """
 
     guided: tuple[int, ...]
@@ -130,6 +131,7 @@ class RunSummary:
     energies: Mapping[int, float]
     total: int
     saving: bool
+    model: str
 
     def __str__(self) -> str:
         parts = [f"guided steps: {len(self.guided)}"]
@@ -140,7 +142,7 @@ class RunSummary:
             parts.append(f"left unguided, as the motion module was off: {self.off}")
         if energies:
             parts.append(f"energy: {energies[0]:.4g} -> {energies[-1]:.4g}")
-        return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
+        return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}", f"model: {self.model}"])
 
 
 def with_guidance(
@@ -167,7 +169,7 @@ def with_guidance(
             "this MODEL is guided by a motion representation already: connect the MODEL from before "
             "Apply Motion Guidance"
         )
-    log.info("motion guidance: this model is %s", host_of(patcher).title)
+    host_of(patcher)
     guided = _with_resident_weights(patcher)
     keep_block_settings(patcher, guided)
     guided.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide, memory, on_end))
@@ -435,6 +437,7 @@ def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
         energies=dict(run.energies),
         total=run.total,
         saving=run.recorder.saving,
+        model=run.host.title,
     )
     if run.guided or run.skipped or run.off:
         log.info("motion guidance: %s", summary)
