@@ -118,7 +118,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
         samples = latent["samples"] if latent is not None else vae.encode(images[..., :3])
         video = host.video(samples)
         if host.clips(samples) > 1:
-            raise ValueError(f"the reference holds {host.clips(samples)} videos, and a motion is read off one: give one")
+            raise ValueError(f"the reference holds {host.clips(samples)} videos, and a motion is read off one")
         require_extraction(t_alpha=t_alpha, k=k, frames=video.frames)
         builder = RepresentationBuilder(taps, k=k, frames=video.frames, latent_size=(video.height, video.width))
         noise = comfy.sample.prepare_noise(samples, seed)
