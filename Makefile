@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-browser run-browser test-more test-ways test-models demo demo-comfy examples texts fidelity edits arrows sizes \
+.PHONY: help test test-unit test-comfy run-comfy test-browser run-browser test-more test-ways test-models demo demo-comfy examples texts fidelity transformers edits arrows sizes \
 	bench lint clean
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make examples    writes the example workflows and takes their pictures in ComfyUI's editor (needs Chromium)"
 	@echo "make texts       writes the nodes' English texts from their schemas, and the pictures of the help (15 minutes)"
 	@echo "make fidelity    measures how well motions are followed and writes docs/FIDELITY.md (hours; can be resumed)"
+	@echo "make transformers measures motions on tiny CogVideoX and Wan inside ComfyUI and writes docs/TRANSFORMERS.md (hours)"
 	@echo "make edits       measures what edits of motions do and writes their part of docs/FIDELITY.md (hours; can be resumed)"
 	@echo "make arrows      measures how well arrows tell which way things move and writes docs/CORRESPONDENCE.md (minutes)"
 	@echo "make sizes       measures guidance at other sizes and lengths and writes docs/SIZES.md (an hour; can be resumed)"
@@ -110,6 +111,9 @@ texts: $(STAMP)
 
 fidelity: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/fidelity.py $(ARGS)
+
+transformers: $(STAMP)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/transformer_study.py $(ARGS)
 
 edits: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/edit_study.py $(ARGS)
