@@ -10,11 +10,11 @@ from comfy_api.latest import io
 
 from ..motionclone_core.editing import REPEATS, Repeat, masked, placed, retimed, timing
 from ..motionclone_core.mixing import Motion, MotionPart, edited
-from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.schedule import INTERPOLATIONS, Interpolation, Keyframe, StrengthCurve
+from ..motionclone_core.series import AnyReading
 from .sockets import MotionCurve, MotionRep, node_schema
 
-AnyMotion = MotionRepresentation | Motion
+AnyMotion = AnyReading | Motion
 
 
 def _motion_input() -> Any:

@@ -356,8 +356,8 @@ def test_a_deeply_nested_header_is_refused(path):
 
 def test_a_newer_version_asks_for_an_update(path):
     header, description, data = split(path)
-    join(path, header, data, description={**description, "format_version": 4})
-    assert "format version 4, this pack reads up to 3: update the pack" in refusal(path)
+    join(path, header, data, description={**description, "format_version": 5})
+    assert "format version 5, this pack reads up to 4: update the pack" in refusal(path)
     # Whatever else a newer version may look like.
     join(path, header, data, description={"format_version": 99})
     assert "format version 99" in refusal(path)
