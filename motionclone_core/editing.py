@@ -149,7 +149,8 @@ def masked(
 
     Args:
         representation: the motion.
-        mask: 1 where it counts, 0 where it does not, ``[H, W]``, ``[1, H, W]`` or one for each frame, ``[f, H, W]``.
+        mask: 1 where it counts, 0 where it does not, ``[H, W]``, ``[1, H, W]`` or one for each frame, ``[f, H, W]``;
+            where a latent frame is several, one for each of the video's frames will do too.
         feather: standard deviation of a Gaussian that softens the mask's edge, as a part of its height; 0 is none.
         invert: the motion counts where the mask does not.
 
@@ -159,13 +160,18 @@ def masked(
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3 or not mask.numel():
         raise ValueError(f"a mask of shape {list(mask.shape)} is none: [frames, height, width] is needed")
-    if len(mask) not in (1, representation.frames):
+    group, frames = representation.provenance.group, representation.frames
+    if len(mask) not in (1, frames, representation.shown_frames):
+        seen = "" if group == 1 else f" latent ones ({representation.shown_frames} of the video)"
         raise ValueError(
-            f"the mask has {len(mask)} frames, the motion {representation.frames}: give one mask, or one for each frame"
+            f"the mask has {len(mask)} frames, the motion {frames}{seen}: give one mask, or one for each frame"
         )
     if not bool(mask.isfinite().all()):
         raise ValueError("the mask holds values that are not numbers")
     mask = mask.detach().to("cpu", torch.float32).clamp(0.0, 1.0)
+    if len(mask) not in (1, frames):
+        # The first latent frame is one frame, each other one a group.
+        mask = torch.cat([mask[:1], mask[1:].unflatten(0, (frames - 1, group)).mean(dim=1)])
     mask = _softened(1.0 - mask if invert else mask, feather)
     if representation.mask is not None:
         size = [max(sides) for sides in zip(mask.shape[1:], representation.mask.shape[1:], strict=True)]

@@ -125,6 +125,7 @@ class Provenance:
         fingerprint: of the tapped weights; another one is worth a warning only.
         t_alpha: timestep of the single denoising step, 0 to 999.
         noise_seed: seed of the noise added to the reference.
+        group: frames of the video in each latent frame but the first, which is one; 4 of CogVideoX and Wan.
     """
 
     source: str = ""
@@ -132,6 +133,7 @@ class Provenance:
     fingerprint: str = ""
     t_alpha: int = 400
     noise_seed: int = 0
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,11 @@ class MotionRepresentation:
         return next(iter(self.taps.values())).k
 
     @property
+    def shown_frames(self) -> int:
+        """Of the video that it guides, as people see them: a latent frame may be several."""
+        return self.provenance.group * (self.frames - 1) + 1
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(block_of(tap) for tap in self.taps))
 
@@ -242,8 +249,10 @@ class MotionRepresentation:
             RepresentationMismatchError: it has not; the message says both numbers.
         """
         if frames != self.frames:
+            group = self.provenance.group
+            latent = "" if group == 1 else f" (latent ones, each but the first {group} of the video's)"
             raise RepresentationMismatchError(
-                f"the motion representation has {self.frames} frames, the latent to sample has {frames}: make both "
-                f"the same (frames of Load Reference Video, batch size of the empty latent), or put Retime Motion "
-                f"between"
+                f"the motion representation has {self.frames} frames, the latent to sample has {frames}{latent}: make "
+                f"both the same (frames of Load Reference Video, length or batch size of the empty latent), or put Retime "
+                f"Motion between"
             )

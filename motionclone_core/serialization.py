@@ -199,8 +199,14 @@ def _describe(representation: MotionRepresentation) -> dict[str, Any]:
         "taps": {
             name: {"grid": list(tap.grid), "heads": tap.heads} for name, tap in representation.taps.items()
         },
-        "provenance": asdict(representation.provenance),
+        "provenance": _provenance_of(representation),
     }
+
+
+def _provenance_of(representation: MotionRepresentation) -> dict[str, Any]:
+    stored = asdict(representation.provenance)
+    # Files of single frames stay as they have ever been.
+    return stored if stored["group"] != 1 else {key: value for key, value in stored.items() if key != "group"}
 
 
 def _describe_levels(first: MotionRepresentation, levels: Sequence[int]) -> dict[str, Any]:
@@ -305,7 +311,14 @@ def _provenance(stored: dict[str, Any]) -> Provenance:
         fingerprint=_text(stored["fingerprint"]),
         t_alpha=_whole(stored["t_alpha"]),
         noise_seed=_whole(stored["noise_seed"]),
+        group=_group(stored.get("group", 1)),
     )
+
+
+def _group(stored: Any) -> int:
+    if _whole(stored) < 1:
+        raise ValueError(f"a latent frame of {stored} frames is none")
+    return stored
 
 
 def _whole(stored: Any) -> int:

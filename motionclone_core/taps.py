@@ -1,8 +1,9 @@
 """Taps: the temporal self-attention layers of a model, by names that no host decides.
 
-A tap is called ``<block>.motion.<module>.attention.<layer>``: block is ``down_blocks.<b>``, ``mid_block``
-or ``up_blocks.<b>``; module counts the motion modules of the block, layer the temporal self-attention
-layers of the module. SD 1.5 with AnimateDiff has six in ``up_blocks.1``.
+- Of a UNet, a tap is called ``<block>.motion.<module>.attention.<layer>``: block is ``down_blocks.<b>``, ``mid_block``
+  or ``up_blocks.<b>``; module counts the motion modules of the block, layer the temporal self-attention layers of the
+  module. SD 1.5 with AnimateDiff has six in ``up_blocks.1``.
+- Of a diffusion transformer, it is called ``blocks.<b>.attention``: the self-attention of block b, counted from 0.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 DEFAULT_BLOCKS = "up_blocks.1"
+# What a host chooses where nobody does.
+AUTO_BLOCKS = "auto"
 _NAME = re.compile(r"(?P<stage>down_blocks|mid_block|up_blocks)(?:\.(?P<block>\d+))?"
                    r"\.motion\.(?P<module>\d+)\.attention\.(?P<layer>\d+)")
+_OF_TRANSFORMER = re.compile(r"blocks\.(?P<block>\d+)\.attention")
 _NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?|\.\d+", re.IGNORECASE)
 _STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
@@ -27,20 +31,30 @@ def tap_name(block: str, module: int, layer: int) -> str:
     return f"{block}.motion.{module}.attention.{layer}"
 
 
+def transformer_tap_name(block: int) -> str:
+    """``12`` -> ``"blocks.12.attention"``."""
+    return f"blocks.{block}.attention"
+
+
 def block_of(tap: str) -> str:
-    """The block that a tap lies in, ``"up_blocks.1"``."""
-    return tap.split(".motion.")[0]
+    """The block that a tap lies in, ``"up_blocks.1"`` or ``"blocks.12"``."""
+    return tap.split(".motion.")[0].removesuffix(".attention")
 
 
 def execution_order(tap: str) -> tuple[int, int, int, int]:
-    """A key that sorts taps in the order in which a UNet reaches them.
+    """A key that sorts taps in the order in which a network reaches them.
 
     Raises:
         ValueError: ``tap`` is no tap name.
     """
+    match = _OF_TRANSFORMER.fullmatch(tap)
+    if match is not None:
+        return (0, int(match["block"]), 0, 0)
     match = _NAME.fullmatch(tap)
     if match is None:
-        raise ValueError(f"{tap!r} is not a tap name such as 'up_blocks.1.motion.0.attention.0'")
+        raise ValueError(
+            f"{tap!r} is not a tap name such as 'up_blocks.1.motion.0.attention.0' or 'blocks.12.attention'"
+        )
     return (_STAGES[match["stage"]], int(match["block"] or 0), int(match["module"]), int(match["layer"]))
 
 
@@ -77,6 +91,8 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _blocks_that_exist(names: Sequence[str]) -> str:
     blocks = list(dict.fromkeys(block_of(name) for name in names))
+    if len(blocks) > 2 and all(_OF_TRANSFORMER.fullmatch(name) for name in names):
+        return f"this model has: {blocks[0]} to {blocks[-1]}"
     return f"this model has: {', '.join(blocks) or 'none'}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.sample
@@ -10,16 +11,18 @@ import torch
 from comfy_api.latest import io
 
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
-from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
 from ..motionclone_core.hosts.comfy_extraction import run_once
+from ..motionclone_core.hosts.comfy_host import host_of
 from ..motionclone_core.hosts.comfy_inversion import noisy_latents
 from ..motionclone_core.inversion import Inversion
 from ..motionclone_core.representation import Provenance
 from ..motionclone_core.semantics import Words
 from ..motionclone_core.series import MotionSeries
-from ..motionclone_core.taps import DEFAULT_BLOCKS, select_taps
-from .reference import reference_frames, reference_inputs, reference_latents
+from ..motionclone_core.taps import AUTO_BLOCKS, select_taps
+from .reference import reference_inputs, reference_latents
 from .sockets import InversionSocket, MotionRep, MotionWords, node_schema
+
+log = logging.getLogger(__name__)
 
 
 class ExtractMotionRepresentation(io.ComfyNode):
@@ -37,7 +40,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A model that an AnimateDiff-Evolved loader has patched; the one you sample with.",
+                    tooltip="The model you sample with: one that an AnimateDiff-Evolved loader has patched, a "
+                    "CogVideoX or a Wan 2.1 / 2.2.",
                 ),
                 io.Conditioning.Input(
                     "conditioning",
@@ -60,9 +64,10 @@ class ExtractMotionRepresentation(io.ComfyNode):
                 ),
                 io.String.Input(
                     "blocks",
-                    default=DEFAULT_BLOCKS,
-                    tooltip="Blocks to read, separated by commas: up_blocks.1 (published), down_blocks.2, mid_block, "
-                    "or parts such as up_blocks.1.motion.0.",
+                    default=AUTO_BLOCKS,
+                    tooltip="Blocks to read, separated by commas. auto is up_blocks.1 of AnimateDiff, as published, "
+                    "and the middle of a transformer. Others: down_blocks.2, mid_block, parts such as "
+                    "up_blocks.1.motion.0; of CogVideoX and Wan blocks.12.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -124,22 +129,25 @@ class ExtractMotionRepresentation(io.ComfyNode):
         words: Words | None = None,
     ) -> io.NodeOutput:
         """See the class."""
-        host = AnimateDiffHost(model)
-        taps = select_taps(host.sites, blocks)
-        frames = reference_frames(images, vae, latent)
-        require_extraction(t_alpha=t_alpha, k=k, frames=frames)
+        host = host_of(model)
+        log.info("motion is read from %s", host.title)
+        taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
         samples = reference_latents(images, vae, latent)
+        video = host.video(samples)
+        if host.clips(samples) > 1:
+            raise ValueError(f"the reference holds {host.clips(samples)} videos, and a motion is read off one")
+        require_extraction(t_alpha=t_alpha, k=k, frames=video.frames)
         latents = noisy_latents(model, samples, inversion, t_alpha=t_alpha, every_level=every_level)
         noise = comfy.sample.prepare_noise(samples, seed)
-        identity, size = host.identity, (samples.shape[-2], samples.shape[-1])
+        identity, size = host.identity, (video.height, video.width)
         progress = comfy.utils.ProgressBar(len(latents))
         readings = []
         for timestep, inverted in latents.items():
-            builder = RepresentationBuilder(taps, k=k, frames=frames, latent_size=size)
+            builder = RepresentationBuilder(taps, k=k, frames=video.frames, latent_size=size)
             run = {"latent": samples, "noise": noise, "timestep": timestep, "inverted": inverted}
             read = {"tokens": words.tokens if words is not None else (), "attend": builder.attend}
             run_once(model, builder.observer, **run, **read, conditioning=conditioning, seed=seed)
-            provenance = Provenance(source, identity.architecture, identity.fingerprint, timestep, seed)
-            readings.append(builder.representation(provenance, words=bool(words and words.tokens)))
+            made = Provenance(source, identity.architecture, identity.fingerprint, timestep, seed, host.group)
+            readings.append(builder.representation(made, words=bool(words and words.tokens)))
             progress.update(1)
         return io.NodeOutput(MotionSeries(tuple(readings)) if every_level else readings[0])

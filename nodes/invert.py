@@ -10,12 +10,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
+from ..motionclone_core.hosts.comfy_host import host_of, require_image_model
 from ..motionclone_core.hosts.comfy_inversion import clean_latent, invert, origin_of, timesteps_at
 from ..motionclone_core.inversion import DEFAULT_STEPS, Inversion, inversion_timesteps, kept_among
 from ..motionclone_core.paths import resolve_inside
 from ..motionclone_core.serialization import SUFFIX, load_inversion, save_inversion
-from .reference import reference_frames, reference_inputs, reference_latents
+from .reference import reference_inputs, reference_latents
 from .sockets import InversionSocket, node_schema
 
 FOLDER = "motion_inversions"
@@ -88,8 +88,7 @@ class InvertReference(io.ComfyNode):
         name: str = "",
     ) -> io.NodeOutput:
         """See the class."""
-        AnimateDiffHost(model)
-        reference_frames(images, vae, latent)
+        require_image_model(host_of(model), "DDIM inversion")
         timesteps = inversion_timesteps(steps)
         keep = timesteps if sigmas is None else kept_among(timesteps, timesteps_at(model, sigmas))
         samples = reference_latents(images, vae, latent)

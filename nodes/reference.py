@@ -25,8 +25,8 @@ def reference_inputs() -> list[Any]:
     ]
 
 
-def reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> int:
-    """Frames of the reference, from whichever inputs are connected.
+def reference_latents(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> torch.Tensor:
+    """Clean latents of the reference, as the model's own VAE gives them.
 
     Raises:
         ValueError: not exactly one way is connected.
@@ -37,12 +37,7 @@ def reference_frames(images: torch.Tensor | None, vae: Any, latent: dict[str, An
             f"({'both are' if latent is not None else 'neither is'} connected)"
         )
     if latent is not None:
-        return len(latent["samples"])
+        return latent["samples"]
     if vae is None:
         raise ValueError("the reference is given as images: connect a VAE to encode them, or give a latent")
-    return len(images)
-
-
-def reference_latents(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> torch.Tensor:
-    """Clean latents of the reference, ``[f, c, h, w]``; after `reference_frames` has found it complete."""
-    return latent["samples"] if latent is not None else vae.encode(images[..., :3])
+    return vae.encode(images[..., :3])

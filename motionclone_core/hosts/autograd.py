@@ -6,7 +6,7 @@ inference tensors, which cannot be saved for a backward pass, not even after the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -51,13 +51,17 @@ class ConstantWeights(TorchFunctionMode):
         is_reused: whether a tensor's memory is overwritten before the backward pass; a copy of such a
             weight is saved. Autograd could not notice: an alias has a version counter of its own.
         watch: called before every layer that is recorded; may raise.
+        instead: by their names, such as ``namespace.operator``, functions for operators that have no backward pass.
     """
 
     def __init__(
-        self, is_reused: Callable[[Tensor], bool] | None = None, watch: Callable[[], None] | None = None
+        self,
+        is_reused: Callable[[Tensor], bool] | None = None,
+        watch: Callable[[], None] | None = None,
+        instead: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         super().__init__()
-        self._is_reused, self._watch = is_reused, watch
+        self._is_reused, self._watch, self._instead = is_reused, watch, instead or {}
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -73,6 +77,8 @@ class ConstantWeights(TorchFunctionMode):
                 self._watch()
             args = tuple(self._kept(argument) for argument in args)
             kwargs = {name: self._kept(value) for name, value in kwargs.items()}
+        if isinstance(func, torch._ops.OpOverloadPacket) and torch.is_grad_enabled():
+            func = self._instead.get(str(func), func)
         return func(*_each(args), **{name: _each(value) for name, value in kwargs.items()})
 
     def _kept(self, argument: Any) -> Any:
@@ -82,15 +88,19 @@ class ConstantWeights(TorchFunctionMode):
 
 @contextmanager
 def recording(
-    is_reused: Callable[[Tensor], bool] | None = None, watch: Callable[[], None] | None = None
+    is_reused: Callable[[Tensor], bool] | None = None,
+    watch: Callable[[], None] | None = None,
+    *,
+    instead: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Iterator[None]:
     """Record gradients here, whatever the caller's mode; weights count as constants.
 
     Args:
         is_reused: see `ConstantWeights`.
         watch: likewise.
+        instead: likewise.
     """
-    with torch.inference_mode(False), torch.enable_grad(), ConstantWeights(is_reused, watch):
+    with torch.inference_mode(False), torch.enable_grad(), ConstantWeights(is_reused, watch, instead):
         yield
 
 

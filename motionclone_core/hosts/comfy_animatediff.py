@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..grids import RepresentationMismatchError
 from ..representation import Window
-from ..taps import tap_name
+from ..taps import DEFAULT_BLOCKS, tap_name
 from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
 
 _MODELS_KEY = "ADE"
@@ -27,12 +27,21 @@ def _same(kernel: Kernel) -> Kernel:
     return kernel
 
 
+def has_motion_models(patcher: Any) -> bool:
+    """Whether AnimateDiff-Evolved has put motion modules on a MODEL."""
+    return bool(patcher.get_additional_models_with_key(_MODELS_KEY))
+
+
 class AnimateDiffHost:
     """One MODEL with one AnimateDiff motion module.
 
     Raises:
         UnsupportedModelError: the MODEL carries no motion module, several, or one of a kind that is not supported.
     """
+
+    default_blocks = DEFAULT_BLOCKS
+    group = 1
+    scaled = flow = False
 
     def __init__(self, patcher: Any) -> None:
         motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)
@@ -71,6 +80,11 @@ class AnimateDiffHost:
         )
 
     @property
+    def title(self) -> str:
+        """What was recognised."""
+        return f"AnimateDiff on {self._motion_model.mm_info.sd_type}, motion module {self.name}"
+
+    @property
     def name(self) -> str:
         """The motion model's file name, for messages."""
         return str(self._motion_model.mm_info.mm_name)
@@ -79,6 +93,32 @@ class AnimateDiffHost:
     def mutates(self) -> bool:
         """Whether motion modules change activations in place, as AnimateLCM-I2V's do."""
         return self._motion_model.img_encoder is not None
+
+    def video(self, latent: Tensor) -> VideoSize:
+        """Of a latent ``[f, c, h, w]``.
+
+        Raises:
+            RepresentationMismatchError: the latent is none of single frames.
+        """
+        if latent.ndim != 4:
+            raise RepresentationMismatchError(
+                f"AnimateDiff samples frames with latents of 4 dimensions, this latent has {latent.ndim}: use an Empty "
+                f"Latent Image, or a VAE of Stable Diffusion"
+            )
+        return VideoSize(latent.shape[0], latent.shape[2], latent.shape[3])
+
+    def clips(self, x: Tensor) -> int:
+        """How many videos a batch of one condition holds: its entries are the frames of one."""
+        return 1
+
+    def rerun(self) -> tuple[set[Any], set[Any]]:
+        """The layers that keep much and may run again: motion modules and spatial transformers; feed-forward parts."""
+        from comfy.ldm.modules.attention import FeedForward, SpatialTransformer
+
+        network = self._patcher.get_model_object("diffusion_model")
+        layers = [*network.modules(), *(layer for module in self.motion_modules for layer in module.modules())]
+        whole = {layer for layer in layers if isinstance(layer, SpatialTransformer)}
+        return {*self.motion_modules, *whole}, {layer for layer in layers if isinstance(layer, FeedForward)}
 
     def require_video(self, video: VideoSize) -> None:
         """Check the number of frames, and the context options that they need.
@@ -145,11 +185,10 @@ class AnimateDiffHost:
         """
         return tuple(tap for tap, _, module in self._taps if tap in taps and _is_zero(module.effect))
 
-    @staticmethod
-    def window(transformer_options: Mapping[str, Any], frames: int) -> Window:
-        """The frames that a call of the model sees, which are ``frames`` many."""
+    def window(self, transformer_options: Mapping[str, Any], x: Tensor, entries: int = 1) -> Window:
+        """The frames that a call of the model sees, which is given ``x`` for so many batch entries."""
         window = transformer_options.get("ad_params", {}).get("sub_idxs")
-        return tuple(range(frames)) if window is None else tuple(window)
+        return tuple(range(len(x) // entries)) if window is None else tuple(window)
 
     def views(self, window: Window) -> tuple[Window, ...]:
         """The frames that attention sees at once in a call that sees ``window``, while a run is under way."""
@@ -157,13 +196,21 @@ class AnimateDiffHost:
 
     @contextmanager
     def observing(
-        self, observer: AttentionObserver, before_tap: Callable[[], None], *, kernel: Callable[[Kernel], Kernel] = _same
+        self,
+        observer: AttentionObserver,
+        before_tap: Callable[[], None],
+        *,
+        x: Tensor,
+        transformer_options: Mapping[str, Any],
+        kernel: Callable[[Kernel], Kernel] = _same,
     ) -> Iterator[None]:
         """Hand the queries and keys of ``observer.taps`` to the observer while the block runs.
 
         Args:
             observer: told of each tap as the model reaches it.
             before_tap: called first at each tap; raises when the user cancels.
+            x: what the call is given.
+            transformer_options: of the call.
             kernel: what computes attention in place of what does. Motion modules call theirs by themselves, where no
                 override of ComfyUI's attention reaches it.
         """

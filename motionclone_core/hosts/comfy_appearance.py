@@ -119,11 +119,12 @@ class AppearanceBranch:
         return predictions
 
     @contextmanager
-    def observed(self, network: torch.nn.Module) -> Iterator[None]:
-        """Around the call that is read."""
+    def observed(self, network: torch.nn.Module, x: Tensor, transformer_options: dict[str, Any]) -> Iterator[None]:
+        """Around the call that is read, which is given ``x`` and these options."""
         with ExitStack() as stack:
             stack.enter_context(eager())
-            stack.enter_context(self._host.observing(self._reader, self._before_tap))
+            options = {"x": x, "transformer_options": transformer_options}
+            stack.enter_context(self._host.observing(self._reader, self._before_tap, **options))
             stack.enter_context(attending(network, self._reader.tokens, self._reader.attend))
             yield
 

@@ -1,7 +1,7 @@
 """Running an observer once inside ComfyUI: what an extraction needs.
 
 Shapes used here:
-    f   frames      c, h, w   channels, height and width of the latent
+    f   frames      c, h, w   channels, height and width of the latent; of a transformer ``[1, c, f, h, w]``
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from ..representation import Window
 from .autograd import eager
-from .base import AttentionObserver, StopForward, UnsupportedModelError, VideoSize
-from .comfy_animatediff import AnimateDiffHost
+from .base import AttentionObserver, StopForward, UnsupportedModelError
 from .comfy_controls import require_controls, require_no_references
 from .comfy_crossattention import attending
+from .comfy_host import Host, host_of, require_image_model
 from .comfy_runtime import without_guidance
+from .comfy_spaces import sigma_at, with_ordinary_samplers
 
 _KEY = "motionclone_extraction"
 
@@ -46,10 +47,10 @@ def run_once(
     Under context windows it is run once for each window that there is at any step of a run.
 
     Args:
-        patcher: MODEL with AnimateDiff; guidance on it is ignored, everything else of it counts.
+        patcher: MODEL that a host knows; guidance on it is ignored, everything else of it counts.
         observer_of: gives the observer of the call whose attention sees these windows; it may end the call with
             `StopForward`.
-        latent: clean latents as nodes hand them on, ``[f, c, h, w]``.
+        latent: clean latents as nodes hand them on, of one video.
         noise: same shape; ComfyUI scales it to the timestep's sigma.
         timestep: 0 to 999.
         conditioning: what the pass is conditioned on.
@@ -59,24 +60,26 @@ def run_once(
         attend: receives it, averaged over tokens, layers and heads, ``[f, p]``.
 
     Raises:
-        UnsupportedModelError: the MODEL carries no AnimateDiff, or its motion module is off at the timestep; or words
-            are to be read in windows.
+        UnsupportedModelError: no host knows the MODEL, or its motion module is off at the timestep; or words are to be
+            read in windows, or of a transformer.
         RepresentationMismatchError: more frames than the motion module takes, or conditions that do not fit them.
     """
-    patcher = without_guidance(patcher)
-    host = AnimateDiffHost(patcher)
-    host.require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
+    patcher = with_ordinary_samplers(without_guidance(patcher))
+    host = host_of(patcher)
+    video = host.video(latent)
+    host.require_video(video)
     words = _Words(tuple(tokens), attend)
-    if words.tokens and host.slides(len(latent)):
+    if words.tokens:
+        require_image_model(host, "reading words of the reference")
+    if words.tokens and host.slides(video.frames):
         raise UnsupportedModelError(
             "words of the reference are read in a clip that the model sees whole: take Context Options away, or give "
             "Semantic Guidance a reference_mask in place of words"
         )
     patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape, words))
-    guider = conditional_guider(patcher, conditioning, len(latent))
-    sigma = patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
-    sigmas = torch.stack([sigma.detach().cpu(), torch.zeros(())])
-    sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(latent.shape[0]), inverted))
+    guider = conditional_guider(patcher, conditioning, video.frames)
+    sigmas = torch.stack([sigma_at(patcher, timestep).detach().cpu(), torch.zeros(())])
+    sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(video.frames), inverted))
     guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
 
 
@@ -122,7 +125,7 @@ def _call_model(
 
 
 def _observed_call(
-    host: AnimateDiffHost, observer_of: Callable[..., AttentionObserver], latent_shape: torch.Size, words: _Words
+    host: Host, observer_of: Callable[..., AttentionObserver], latent_shape: torch.Size, words: _Words
 ) -> Callable[..., Tensor]:
     read: set[tuple[Window, ...]] = set()
 
@@ -137,21 +140,22 @@ def _observed_call(
         **kwargs: Any,
     ) -> Tensor:
         require_no_references(transformer_options)
-        window = host.window(transformer_options, latent_shape[0])
+        window = host.window(transformer_options, x)
         views = host.views(window)
         if views in read:
             return torch.zeros_like(x)
-        _require_whole(x, (len(window), *latent_shape[1:]))
+        _require_whole(x, (len(window), *latent_shape[1:]) if len(latent_shape) == 4 else latent_shape)
         observer = observer_of(*views)
         _require_running(host, observer.taps)
-        network = executor.class_obj.diffusion_model
+        network, options = executor.class_obj.diffusion_model, dict(transformer_options)
+        check = throw_exception_if_processing_interrupted
         with (
             eager(),
             attending(network, words.tokens, words.attend),
-            host.observing(observer, throw_exception_if_processing_interrupted),
+            host.observing(observer, check, x=x, transformer_options=options),
         ):
             try:
-                return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
             except StopForward:
                 # The observer has all it needs; nobody reads this prediction.
                 read.add(views)
@@ -168,7 +172,7 @@ def _require_whole(x: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def _require_running(host: AnimateDiffHost, taps: Sequence[str]) -> None:
+def _require_running(host: Host, taps: Sequence[str]) -> None:
     off = host.off(taps)
     if off:
         where = "" if len(off) == len(taps) else f" in {', '.join(off)}"

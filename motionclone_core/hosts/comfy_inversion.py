@@ -21,7 +21,6 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import Tensor, nn
 
 from ..inversion import Inversion, InversionOrigin, Level, digest, inversion_timesteps, inverted, levels_of
-from .base import VideoSize
 from .comfy_animatediff import AnimateDiffHost, settings_of
 from .comfy_extraction import conditional_guider
 from .comfy_runtime import without_guidance
@@ -70,7 +69,8 @@ def invert(
         ValueError: the noise schedule has fewer levels than the inversion.
     """
     patcher = without_guidance(patcher)
-    AnimateDiffHost(patcher).require_video(VideoSize(latent.shape[0], latent.shape[2], latent.shape[3]))
+    host = AnimateDiffHost(patcher)
+    host.require_video(host.video(latent))
     levels = [level for level in _levels(patcher, steps) if level.timestep <= max(keep)]
     guider = conditional_guider(patcher, conditioning, len(latent))
     kept: dict[int, Tensor] = {}

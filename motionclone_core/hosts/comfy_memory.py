@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Literal, TypeVar
 
 import comfy.model_management
-from comfy.ldm.modules.attention import FeedForward, SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import nn
 
@@ -92,7 +91,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def recomputable(
-    network: nn.Module, motion_modules: Collection[nn.Module], tapped: Collection[nn.Module], *, patched: bool
+    network: nn.Module,
+    layers: tuple[Collection[nn.Module], Collection[nn.Module]],
+    tapped: Collection[nn.Module],
+    *,
+    patched: bool,
 ) -> list[nn.Module]:
     """The layers that save memory if they are run again, none inside another.
 
@@ -101,21 +104,21 @@ def recomputable(
     are cast for every call: then a backward pass would hold on to all the casts.
 
     Args:
-        network: the UNet, with the motion modules in it.
-        motion_modules: of the video model.
-        tapped: the temporal attentions that are observed.
+        network: the network, with the motion modules in it if it has some.
+        layers: those that keep much, and parts of them that neither taps nor patches are in.
+        tapped: the layers that are observed.
         patched: other patches act inside transformers.
     """
-    whole = {*motion_modules, *(layer for layer in network.modules() if isinstance(layer, SpatialTransformer))}
+    wholes, parts = layers
     # Another pack's own forward, such as reference attention's, may remember what it saw.
     whole = {
         layer
-        for layer in whole
+        for layer in wholes
         if not patched and not any(part in tapped or _is_replaced(part) for part in layer.modules())
     }
     if any(getattr(layer, "comfy_cast_weights", False) for layer in network.modules()):
         whole |= {layer for layer in network.modules() if isinstance(layer, ResBlock)}
-    return list(_outermost(network, whole))
+    return list(_outermost(network, whole | set(parts)))
 
 
 def _is_replaced(layer: nn.Module) -> bool:
@@ -124,9 +127,9 @@ def _is_replaced(layer: nn.Module) -> bool:
     return forward is not None and getattr(forward, "__func__", None) is not type(layer).forward
 
 
-def _outermost(layer: nn.Module, whole: Collection[nn.Module]) -> Iterator[nn.Module]:
-    if layer in whole or isinstance(layer, FeedForward):
+def _outermost(layer: nn.Module, chosen: Collection[nn.Module]) -> Iterator[nn.Module]:
+    if layer in chosen:
         yield layer
         return
     for child in layer.children():
-        yield from _outermost(child, whole)
+        yield from _outermost(child, chosen)

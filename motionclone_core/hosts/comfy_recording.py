@@ -16,20 +16,34 @@ from torch import Tensor
 from ..representation import Window
 from .autograd import eager, recording
 from .base import Gradient, Guide, View
-from .comfy_animatediff import AnimateDiffHost, Kernel
+from .comfy_animatediff import Kernel
 from .comfy_controls import require_no_references
+from .comfy_dit import ATTENTION
+from .comfy_host import Host
 from .comfy_memory import MemoryMode, MemoryPlan, recomputable
 from .gradients import GradientScale
 from .recompute import recomputed
 from .saved import copied_before_written
 
-_ATTENTION = "optimized_attention_override"
 # These have no backward pass (some raise, others silently cut the graph), or cut their work by the memory that is free
 # just then, which differs where a layer is run again.
 _NOT_RECORDED = (
     "attention_flash", "attention_sage", "attention3_sage", "attention_comfy_kitchen_int8",
     "attention_sub_quad", "attention_split",
 )  # fmt: skip
+
+
+def _rotated(x: Tensor, rotations: Tensor) -> Tensor:
+    """Rotary positions: of each pair of channels the product with its matrix ``[..., 2, 2]``."""
+    pairs = x.to(rotations.dtype).unflatten(-1, (-1, 1, 2))
+    return (rotations * pairs).sum(-1).flatten(-2).to(x.dtype)
+
+
+# ComfyUI's own operators that have no backward pass.
+_WITH_BACKWARD = {
+    "comfy_kitchen.apply_rope1": _rotated,
+    "comfy_kitchen.apply_rope": lambda q, k, rotations: (_rotated(q, rotations), _rotated(k, rotations)),
+}
 # AnimateDiff-Evolved's own patch, which calls motion modules and changes no activation in place.
 _HARMLESS = {"forward_timestep_embed_patch"}
 # Patches that act between the layers of the network; all others act inside its transformers.
@@ -59,10 +73,9 @@ class ModelCall:
             x, self.t, self.c_concat, self.c_crossattn, control, transformer_options, **self.others
         )
 
-    @property
-    def window(self) -> Window:
+    def window(self, host: Host) -> Window:
         """The frames that the call sees."""
-        return AnimateDiffHost.window(self.transformer_options, len(self.x) // len(self.transformer_options["uuids"]))
+        return host.window(self.transformer_options, self.x, len(self.transformer_options["uuids"]))
 
     @property
     def patched(self) -> bool:
@@ -90,7 +103,7 @@ class CallRecorder:
     """
 
     def __init__(
-        self, host: AnimateDiffHost, guide: Guide, memory: MemoryMode, before_tap: Callable[[], None]
+        self, host: Host, guide: Guide, memory: MemoryMode, before_tap: Callable[[], None]
     ) -> None:
         self._host, self._guide, self._before_tap = host, guide, before_tap
         self._scale = GradientScale()
@@ -123,26 +136,31 @@ class CallRecorder:
         self, call: ModelCall, view: View, scale: float, saving: bool, watch: Callable[[], None] | None
     ) -> tuple[Tensor, Gradient]:
         with ExitStack() as stack:
-            stack.enter_context(recording(_is_streamed, watch))
+            stack.enter_context(recording(_is_streamed, watch, instead=_WITH_BACKWARD))
             if call.mutates or self._host.mutates:
                 # Saved tensors are then copied before they change.
                 stack.enter_context(copied_before_written())
             stack.enter_context(eager())
             if saving:
-                stack.enter_context(recomputed(self._layers(call), partial(recording, _is_streamed)))
+                again = partial(recording, _is_streamed, instead=_WITH_BACKWARD)
+                stack.enter_context(recomputed(self._layers(call), again))
             x = call.x.detach().clone().requires_grad_()
             observer = self._guide.observer(x, view, scale=scale)
-            stack.enter_context(self._host.observing(observer, self._before_tap, kernel=_recordable))
-            stack.enter_context(_full_precision(call.executor.class_obj.diffusion_model))
             options = dict(call.transformer_options)
-            options[_ATTENTION] = _differentiable(options.get(_ATTENTION))
+            options[ATTENTION] = _differentiable(options.get(ATTENTION))
+            stack.enter_context(
+                self._host.observing(
+                    observer, self._before_tap, x=x, transformer_options=options, kernel=_recordable
+                )
+            )
+            stack.enter_context(_full_precision(call.executor.class_obj.diffusion_model))
             prediction = call(x, options).detach()
             return prediction, observer.result()
 
     def _layers(self, call: ModelCall) -> list[torch.nn.Module]:
         tapped = [self._host.sites[name] for name in self._guide.taps]
         network = call.executor.class_obj.diffusion_model
-        return recomputable(network, self._host.motion_modules, tapped, patched=call.patched)
+        return recomputable(network, self._host.rerun(), tapped, patched=call.patched)
 
 
 def _is_streamed(tensor: Tensor) -> bool:

@@ -30,13 +30,15 @@ from torch import Tensor
 from ..grids import Crop, Size
 from ..representation import Window
 from ..schedule import beside_a_seam
-from .base import Guide, UnsupportedModelError, VideoSize, View
-from .comfy_animatediff import AnimateDiffHost, keep_block_settings
+from .base import Guide, UnsupportedModelError, View
+from .comfy_animatediff import keep_block_settings
 from .comfy_appearance import AppearanceBranch, require_whole
 from .comfy_controls import forget_batches, require_controls
+from .comfy_host import Host, host_of, require_image_model
 from .comfy_memory import MemoryMode
 from .comfy_recording import CallRecorder, ModelCall
 from .comfy_sampling import is_exact, require_falling, require_sampler
+from .comfy_spaces import by_sigma_space
 from .gradients import SharedGradient
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ class _Run:
     """
 
     guide: Guide
-    host: AnimateDiffHost
+    host: Host
     recorder: CallRecorder
     shared: SharedGradient
     branch: AppearanceBranch
@@ -122,6 +124,7 @@ class RunSummary:
         energies: the energy by step, counted from 0, where it was read.
         total: steps of the run, guided or not.
         saving: whether guided steps saved memory at the end.
+        model: what it was recognised as.
         foreground: which part of the unguided video's frames the new words covered at the end; None without words.
     """
 
@@ -131,6 +134,7 @@ class RunSummary:
     energies: Mapping[int, float]
     total: int
     saving: bool
+    model: str
     foreground: float | None = None
 
     def __str__(self) -> str:
@@ -144,7 +148,7 @@ class RunSummary:
             parts.append(f"energy: {energies[0]:.4g} -> {energies[-1]:.4g}")
         if self.foreground is not None:
             parts.append(f"the new words cover {self.foreground:.0%} of the unguided video")
-        return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
+        return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}", f"model: {self.model}"])
 
 
 def with_guidance(
@@ -157,13 +161,13 @@ def with_guidance(
     """A clone of the MODEL that any sampler node guides by ``guide``.
 
     Args:
-        patcher: MODEL with AnimateDiff.
+        patcher: MODEL that a host knows.
         guide: the guidance.
         memory: see `comfy_memory.MemoryPlan`.
         on_end: told after every run what guidance did.
 
     Raises:
-        UnsupportedModelError: the MODEL carries no AnimateDiff.
+        UnsupportedModelError: no host knows the MODEL.
         GuidanceError: it is guided already.
     """
     if patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, _KEY):
@@ -171,7 +175,7 @@ def with_guidance(
             "this MODEL is guided by a motion representation already: connect the MODEL from before "
             "Apply Motion Guidance"
         )
-    AnimateDiffHost(patcher)
+    host_of(patcher)
     guided = _with_resident_weights(patcher)
     keep_block_settings(patcher, guided)
     guided.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide, memory, on_end))
@@ -208,14 +212,14 @@ def _outer_sample(
 ) -> Callable[..., Tensor]:
     def wrapper(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
-        host = AnimateDiffHost(guider.model_patcher)
-        video = VideoSize(noise.shape[0], noise.shape[-2], noise.shape[-1])
+        host = host_of(guider.model_patcher)
+        video = host.video(noise)
         host.require_video(video)
         guide.require(host.identity, video)
         require_controls(guider.conds.values(), video.frames)
         recorder = CallRecorder(host, guide, memory, _raise_if_cancelled)
         branch = AppearanceBranch(guide, host, _raise_if_cancelled)
-        run = _Run(guide, host, recorder, SharedGradient(guide.reuse), branch)
+        run = _Run(guide, host, recorder, SharedGradient(guide.reuse, flow=host.flow), branch)
         options = guider.model_options.setdefault("transformer_options", {})
         options[_KEY] = run
         try:
@@ -238,15 +242,15 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
             total,
         )
     else:
-        require_sampler(executor.class_obj)
+        require_sampler(executor.class_obj, scaled=run.host.scaled)
         require_falling(sigmas)
         run.exact = is_exact(executor.class_obj)
         if "multigpu_clones" in args[0]["model_options"]:
             raise GuidanceError("motion guidance runs on one GPU: take the multi-GPU node out of this graph")
         if any(run.guide.compares(step, total) for step in range(total)):
             noise, denoise_mask = args[2], args[4]
-            video = VideoSize(noise.shape[0], noise.shape[-2], noise.shape[-1])
-            require_whole(run.host, video, model.conds, denoise_mask)
+            require_image_model(run.host, "Semantic Guidance")
+            require_whole(run.host, run.host.video(noise), model.conds, denoise_mask)
     return executor(model, sigmas, *args, **kwargs)
 
 
@@ -289,7 +293,7 @@ def _own_gradient(guider: Any, run: _Run, step: _Step, x: Tensor, timestep: Tens
         )
     if not step.calls:
         return None
-    gradient = _fused(guider, step, x, timestep)
+    gradient = by_sigma_space(_fused(guider, run.host, step, x, timestep), step.sigma, scaled=run.host.scaled)
     run.shared.keep(gradient, step.index, step.sigma)
     run.energies[step.index] = sum(step.energies) / len(step.energies)
     log.debug("step %d: energy %.6g", step.index, run.energies[step.index])
@@ -298,7 +302,10 @@ def _own_gradient(guider: Any, run: _Run, step: _Step, x: Tensor, timestep: Tens
 
 def _corrected(run: _Run, step: _Step, denoised: Tensor, gradient: Tensor) -> Tensor:
     levels = {"sigma": step.sigma, "sigma_next": step.sigma_next, "sigma_from": step.sigma_from}
-    corrected = run.guide.correct(denoised, gradient, step=step.index, total_steps=step.total, **levels)
+    count = run.host.clips(denoised)
+    clips = zip(denoised.chunk(count), gradient.chunk(count), strict=True)
+    each = [run.guide.correct(*clip, step=step.index, total_steps=step.total, **levels) for clip in clips]
+    corrected = each[0] if count == 1 else torch.cat(each)
     # No gradient that is not finite gives what is; nor does every one that is.
     if bool(torch.isfinite(corrected).all()):
         run.guided.add(step.index)
@@ -325,7 +332,7 @@ def _calc_cond_batch(
     run: _Run = model_options["transformer_options"][_KEY]
     if run.branch.predicting:
         return run.branch.conditions(executor, model, conds, x_in, timestep, model_options)
-    step, window = run.step, AnimateDiffHost.window(model_options["transformer_options"], len(x_in))
+    step, window = run.step, run.host.window(model_options["transformer_options"], x_in)
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
     guided = None if step is None or window in step.predicted else step.positive_among(conds)
     if step is None or guided is None:
@@ -364,18 +371,18 @@ def _apply_model(
 ) -> Tensor:
     run: _Run | None = transformer_options.get(_KEY)
     if run is not None and run.branch.reading:
-        with run.branch.observed(executor.class_obj.diffusion_model):
+        with run.branch.observed(executor.class_obj.diffusion_model, x, transformer_options):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     if run is None or not run.in_guided_pass or run.step is None:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     step, uuids = run.step, transformer_options["uuids"]
     call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
-    crops = [step.crops[uuid] for uuid in uuids]
-    windows, shown = run.host.views(call.window), run.branch.shown
+    window, shown = call.window(run.host), run.branch.shown
+    crops = [step.crops[uuid] for uuid in uuids for _ in range(run.host.clips(x) // len(uuids) or 1)]
     timestep = float(executor.class_obj.model_sampling.timestep(t.flatten()[:1]))
-    view = View(windows, crops, step.latent_size, step.index, step.total, timestep, shown)
+    view = View(run.host.views(window), crops, step.latent_size, step.index, step.total, timestep, shown)
     prediction, gradient = run.recorder.gradient(call, view)
-    step.calls.update(zip([(call.window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
+    step.calls.update(zip([(window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
     return prediction
 
@@ -399,13 +406,20 @@ def _step_index(sigmas: Tensor, sigma: float) -> int:
 
 def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Crop]:
     """What part of the latent each entry of a condition sees, by the entry's uuid."""
-    whole = (x_in.shape[-2], x_in.shape[-1], 0, 0)
+    sides = tuple(x_in.shape[2:])
     crops = {}
     for entry in cond:
         part = comfy.samplers.get_area_and_mult(entry, x_in, timestep)
         if part is not None:
-            height, width, top, left = part.area or whole
-            crops[part.uuid] = Crop(top, left, height, width)
+            # Lengths along each axis, then where each begins; of a video the frames come first.
+            area = tuple(part.area or (*sides, *(0 for _ in sides)))
+            axes = len(area) // 2
+            if axes > 2 and area[0] != sides[0]:
+                raise GuidanceError(
+                    f"a condition covers {area[0]} of {sides[0]} frames: motion guidance takes areas of the picture, "
+                    f"not of time; give the condition to all frames"
+                )
+            crops[part.uuid] = Crop(area[-2], area[-1], area[axes - 2], area[axes - 1])
     return crops
 
 
@@ -414,7 +428,7 @@ def _only(conds: Sequence[list | None], index: int) -> list[list | None]:
     return [cond if i == index else None for i, cond in enumerate(conds)]
 
 
-def _fused(guider: Any, step: _Step, x: Tensor, timestep: Tensor) -> Tensor:
+def _fused(guider: Any, host: Host, step: _Step, x: Tensor, timestep: Tensor) -> Tensor:
     """The gradients of a step's model calls, fused as their predictions are.
 
     Areas, masks, strengths and context windows weigh the predictions; the code that does so weighs the gradients here,
@@ -427,7 +441,7 @@ def _fused(guider: Any, step: _Step, x: Tensor, timestep: Tensor) -> Tensor:
 
     def recall(_: object, arguments: dict) -> Tensor:
         options = arguments["c"]["transformer_options"]
-        window = AnimateDiffHost.window(options, len(arguments["input"]) // len(options["uuids"]))
+        window = host.window(options, arguments["input"], len(options["uuids"]))
         return torch.cat([step.calls[window, uuid] for uuid in options["uuids"]])
 
     bare = [{key: value for key, value in entry.items() if key != "control"} for entry in entries]
@@ -447,6 +461,7 @@ def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
         energies=dict(run.energies),
         total=run.total,
         saving=run.recorder.saving,
+        model=run.host.title,
         foreground=run.branch.share,
     )
     if run.guided or run.skipped or run.off:

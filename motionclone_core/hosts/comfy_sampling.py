@@ -11,10 +11,12 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ..schedule import TRAIN_TIMESTEPS, Preset, sigma_at, uneven_timesteps
 from .comfy_animatediff import own_schedule
+from .comfy_spaces import sigmas_at, with_ordinary_samplers
 
 log = logging.getLogger(__name__)
 
@@ -59,20 +61,32 @@ FITTING_SAMPLERS = (
     "uni_pc",
     "uni_pc_bh2",
 )
+_SCALED = "VOID_DDIM"
 _SCHEDULE_TOLERANCE = 0.02
 _ANIMATEDIFF = "sqrt_linear (AnimateDiff)"
 
 
-def require_sampler(sampler: Any) -> None:
+def require_sampler(sampler: Any, *, scaled: bool = False) -> None:
     """Refuse a sampler that motion guidance is wrong for, or that was never tried with it.
 
     Args:
         sampler: a ``comfy.samplers.KSAMPLER``, or another pack's sampler object.
+        scaled: whether the model takes the sampler's latent as it is (see `comfy_spaces.holds_scaled`).
 
     Raises:
-        ValueError: it is not among `FITTING_SAMPLERS`; the message names them.
+        ValueError: it is not among `FITTING_SAMPLERS`, or does not fit the model; the message names those that do.
     """
     name = _name_of(sampler)
+    if scaled != (name == _SCALED):
+        raise ValueError(
+            "ComfyUI's CogVideoX takes latents of variance 1, which of its samplers VOIDSampler alone keeps to: use "
+            "MotionClone Guided KSampler, or SamplerCustom with VOIDSampler, or put ModelSamplingDiscrete "
+            "(v_prediction, zsnr on) before an ordinary sampler"
+            if scaled
+            else "VOIDSampler keeps latents of variance 1, and this MODEL is sampled in the ordinary way: choose euler"
+        )
+    if scaled:
+        return
     if name not in FITTING_SAMPLERS:
         others = ", ".join(sampler for sampler in FITTING_SAMPLERS if sampler not in _EXACT)
         raise ValueError(
@@ -83,7 +97,7 @@ def require_sampler(sampler: Any) -> None:
 
 def is_exact(sampler: Any) -> bool:
     """Whether motion guidance is exact under a sampler; see `require_sampler` for what it may be."""
-    return _name_of(sampler) in _EXACT
+    return _name_of(sampler) in (*_EXACT, _SCALED)
 
 
 def _name_of(sampler: Any) -> str:
@@ -131,13 +145,13 @@ def uneven_sigmas(
     available = max(1, int(TRAIN_TIMESTEPS * denoise))
     timesteps = uneven_timesteps(steps, guided_steps, ratio, timesteps=available)
     sampling = patcher.get_model_object("model_sampling")
-    sigmas = sampling.sigma(torch.tensor(timesteps, dtype=torch.float32)).detach().cpu()
+    sigmas = sigmas_at(patcher, timesteps)
     if not bool((sigmas[1:] < sigmas[:-1]).all()):
         raise ValueError(
             f"this MODEL's noise schedule tells {len(sampling.sigmas)} levels apart, too few for {steps} steps at a "
             f"ratio of {ratio}: use fewer steps, as the beta_schedules for LCM are made for, or ComfyUI's schedulers"
         )
-    if own_schedule(patcher) in (None, _ANIMATEDIFF):
+    if own_schedule(patcher) in (None, _ANIMATEDIFF) and _is_unet(patcher):
         _warn_about_noise_schedule(sampling)
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
@@ -183,6 +197,7 @@ def sample(
     Returns:
         The latent, as ComfyUI's nodes hand it on.
     """
+    patcher = with_ordinary_samplers(patcher)
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     result = comfy.sample.sample_custom(
@@ -200,6 +215,11 @@ def sample(
         seed=seed,
     )
     return {**latent, "samples": result}
+
+
+def _is_unet(patcher: Any) -> bool:
+    """Whether it is of the kind that AnimateDiff is for."""
+    return isinstance(patcher.get_model_object("diffusion_model"), UNetModel)
 
 
 def _warn_about_noise_schedule(sampling: Any) -> None:

@@ -57,9 +57,9 @@ def preview(
     Args:
         motion: one or several; those that are retimed, placed or masked are shown as what they guide.
         reference: the pictures that it was read off, of any size, ``[f, H, W, 3]``: as many as the motion has frames,
-            or 1 that stands for all. Those of a motion that is retimed or placed are shown in its order and place;
-            of several motions, as far as these are the same for all. None is a dark ground of the size of the motion's
-            latent.
+            as the video has where a latent frame is several, or 1 that stands for all. Those of a motion that is
+            retimed or placed are shown in its order and place; of several motions, as far as these are the same for
+            all. None is a dark ground of the size of the motion's latent.
         taps: which to show, see `taps.select_taps`; of each motion those that it has.
         arrows: whether to draw them.
         opacity: of the hottest colour, 0 to 1.
@@ -147,6 +147,10 @@ def _timed(reference: Video, motion: Motion) -> Video:
     first, alike = motion.representations[0], len({(m.timing, m.own_frames) for m in motion.representations}) == 1
     if len(reference) == 1:
         return np.repeat(reference, motion.frames, axis=0)
+    group = first.provenance.group
+    if group > 1 and len(reference) == group * (first.own_frames - 1) + 1:
+        # The first latent frame is the first picture, the others show the middle of theirs.
+        reference = reference[[max(0, group * i - group // 2) for i in range(first.own_frames)]]
     if alike and first.timing is not None and len(reference) == first.own_frames:
         return reference[list(first.timing)]
     if len(reference) != motion.frames:

@@ -19,6 +19,8 @@ HOST_PACKAGES = {
 LIBRARIES = {"cv2", "einops", "numpy", "safetensors", "torch"}
 # Where ComfyUI may be imported.
 HOST_ROOMS = (CORE + "hosts/comfy_*", "nodes/*")
+# It finds the families of diffusion transformers by the names of their files.
+FINDER_OF_FAMILIES = CORE + "hosts/comfy_host"
 
 
 # --- the drawing ----------------------------------------------------------------------------------
@@ -93,6 +95,8 @@ def fault(module, target, modules, layers):
         return f"imports {target} absolutely"
     if top in HOST_PACKAGES:
         return None if any(fnmatchcase(module, room) for room in HOST_ROOMS) else f"imports {target} outside hosts"
+    if top == "importlib" and module == FINDER_OF_FAMILIES:
+        return None
     if top == "importlib" or top not in LIBRARIES | set(sys.stdlib_module_names):
         return f"imports {target}"
     return None
