@@ -65,7 +65,8 @@ def clone_motion(
     host, latents = DiffusersAnimateDiff(pipe.unet), encode(pipe, reference)
     text, negative = pipe.encode_prompt(prompt, pipe.device, 1, True, negative_prompt)
     null = text if not prompt else pipe.encode_prompt("", pipe.device, 1, False)[0]
-    motion = extract(host, latents, null, k=preset.k, noise_seed=seed)
+    blocks = ", ".join(block for block, _ in preset.block_weights) or DEFAULT_BLOCKS
+    motion = extract(host, latents, null, blocks=blocks, k=preset.k, noise_seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     result = sample(
         host,

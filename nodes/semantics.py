@@ -82,7 +82,7 @@ class SemanticGuidance(io.ComfyNode):
             display_name="Semantic Guidance",
             description="The first version's location-aware guidance: an unguided video of the same seed and prompt is "
             "sampled alongside, and what it shows of the subject is put where the reference's subject is. A guided "
-            "step takes about twice as long.",
+            "step takes up to twice as long.",
             search_aliases=["location-aware semantic guidance", "appearance guidance", "motionclone first version"],
             inputs=[
                 MotionWords.Input(

@@ -20,7 +20,7 @@ from ..semantics import Appearance
 from .autograd import eager
 from .base import CallObserver, Guide, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
-from .comfy_controls import forget_batches
+from .comfy_conditions import index_of, predicted_apart
 from .comfy_crossattention import attending
 
 _PARTIAL = ("area", "mask", "start_percent", "end_percent", "timestep_start", "timestep_end")
@@ -93,30 +93,22 @@ class AppearanceBranch:
         self._x = self._x + (self._x - denoised) / sigma * (following - sigma)
         self._next += 1
 
-    def conditions(
-        self, executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict
-    ) -> list[Tensor]:
-        """Its conditions, the conditional pass apart where it is read, as that of a guided step is."""
-        forget_batches(conds)
-        found = (i for i, cond in enumerate(conds) if cond and any(e["uuid"] in self._positive for e in cond))
-        read = next(found, None)
+    def conditions(self, predict: Callable[[list], list[Tensor]], conds: list) -> list[Tensor]:
+        """Predictions of its conditions, the positive one apart where it is read, as that of a guided step is."""
+        read = index_of(self._positive, conds)
         if read is None or self._reader is None or self.shown is not None:
-            return executor(model, conds, x_in, timestep, model_options)
+            return predict(conds)
+        return predicted_apart(predict, conds, read, self._being_read(self._reader))
+
+    @contextmanager
+    def _being_read(self, reader: CallObserver) -> Iterator[None]:
         self._reading = True
         try:
-            alone = [cond if i == read else None for i, cond in enumerate(conds)]
-            prediction = executor(model, alone, x_in, timestep, model_options)[read]
+            yield
         finally:
             self._reading = False
-        self._keep(self._reader.result())
-        forget_batches(conds)
-        others = [None if i == read else cond for i, cond in enumerate(conds)]
-        if all(cond is None for cond in others):
-            predictions = [torch.zeros_like(prediction) for _ in conds]
-        else:
-            predictions = executor(model, others, x_in, timestep, model_options)
-        predictions[read] = prediction
-        return predictions
+        self.shown = reader.result()
+        self.share = None if self.shown.foreground is None else float(self.shown.foreground.mean())
 
     @contextmanager
     def observed(self, network: torch.nn.Module, x: Tensor, transformer_options: dict[str, Any]) -> Iterator[None]:
@@ -127,10 +119,6 @@ class AppearanceBranch:
             stack.enter_context(self._host.observing(self._reader, self._before_tap, **options))
             stack.enter_context(attending(network, self._reader.tokens, self._reader.attend))
             yield
-
-    def _keep(self, shown: Appearance) -> None:
-        self.shown = shown
-        self.share = None if shown.foreground is None else float(shown.foreground.mean())
 
 
 def require_whole(

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, View
 from .comfy_animatediff import keep_block_settings
 from .comfy_appearance import AppearanceBranch, require_whole
+from .comfy_conditions import index_of, predicted_apart
 from .comfy_controls import forget_batches, require_controls
 from .comfy_host import Host, host_of, require_image_model
 from .comfy_memory import MemoryMode
@@ -73,11 +75,6 @@ class _Step:
     calls: dict[tuple[Window, Any], Tensor] = field(default_factory=dict)
     energies: list[float] = field(default_factory=list)
 
-    def positive_among(self, conds: Sequence[list | None]) -> int | None:
-        """Which of a batch's conditions is the guider's positive one; guiders order them differently."""
-        found = (i for i, cond in enumerate(conds) if cond and any(e["uuid"] in self.positive for e in cond))
-        return next(found, None)
-
 
 @dataclass
 class _Run:
@@ -111,6 +108,15 @@ class _Run:
         if not self.exact and beside_a_seam(sigmas.tolist(), index):
             return None
         return _Step(index, total, sigma, sigma_from, sigma_next)
+
+    @contextmanager
+    def guiding(self) -> Iterator[None]:
+        """While the model is called whose gradient is taken."""
+        self.in_guided_pass = True
+        try:
+            yield
+        finally:
+            self.in_guided_pass = False
 
 
 @dataclass(frozen=True)
@@ -247,11 +253,15 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
         run.exact = is_exact(executor.class_obj)
         if "multigpu_clones" in args[0]["model_options"]:
             raise GuidanceError("motion guidance runs on one GPU: take the multi-GPU node out of this graph")
-        if any(run.guide.compares(step, total) for step in range(total)):
-            noise, denoise_mask = args[2], args[4]
-            require_image_model(run.host, "Semantic Guidance")
-            require_whole(run.host, run.host.video(noise), model.conds, denoise_mask)
+        _require_comparable(run, model, noise=args[2], denoise_mask=args[4])
     return executor(model, sigmas, *args, **kwargs)
+
+
+def _require_comparable(run: _Run, guider: Any, *, noise: Tensor, denoise_mask: Tensor | None) -> None:
+    """Check that an unguided video can be sampled beside this one, if any step is held against it."""
+    if any(run.guide.compares(step, run.total) for step in range(run.total)):
+        require_image_model(run.host, "Semantic Guidance")
+        require_whole(run.host, run.host.video(noise), guider.conds, denoise_mask)
 
 
 def _predict_noise(
@@ -259,20 +269,27 @@ def _predict_noise(
 ) -> Tensor:
     run: _Run = model_options["transformer_options"][_KEY]
     sigmas = model_options["transformer_options"]["sample_sigmas"]
-    step = run.begin(timestep, sigmas)
     positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
 
     def predict(x: Tensor, sigma: float) -> Tensor:
         return executor(x, torch.full_like(timestep, sigma), model_options, seed)
 
     run.branch.follow(_step_index(sigmas, float(timestep.flatten()[0])), sigmas, x, positive, predict)
+    step = run.begin(timestep, sigmas)
     if step is None:
         return executor(x, timestep, model_options, seed)
+    step.positive = positive
+    return _guided(executor.class_obj, run, step, x, timestep, lambda: executor(x, timestep, model_options, seed))
+
+
+def _guided(
+    guider: Any, run: _Run, step: _Step, x: Tensor, timestep: Tensor, predict: Callable[[], Tensor]
+) -> Tensor:
+    """``denoised`` of a guided step, corrected."""
     gradient = run.shared.at(step.index, step.sigma)
     run.step = step if gradient is None else None
-    step.positive = positive
     try:
-        denoised = executor(x, timestep, model_options, seed)
+        denoised = predict()
     finally:
         run.step = None
     if run.host.off(run.guide.taps):
@@ -280,7 +297,7 @@ def _predict_noise(
         run.off.add(step.index)
         return denoised
     if gradient is None:
-        gradient = _own_gradient(executor.class_obj, run, step, x, timestep)
+        gradient = _own_gradient(guider, run, step, x, timestep)
     return denoised if gradient is None else _corrected(run, step, denoised, gradient)
 
 
@@ -330,33 +347,22 @@ def _calc_cond_batch(
     # Of a guided step the conditions are predicted apart, of others in one batch.
     forget_batches(conds)
     run: _Run = model_options["transformer_options"][_KEY]
+
+    def predict(conds: list) -> list[Tensor]:
+        return executor(model, conds, x_in, timestep, model_options)
+
     if run.branch.predicting:
-        return run.branch.conditions(executor, model, conds, x_in, timestep, model_options)
+        return run.branch.conditions(predict, conds)
     step, window = run.step, run.host.window(model_options["transformer_options"], x_in)
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
-    guided = None if step is None or window in step.predicted else step.positive_among(conds)
-    if step is None or guided is None:
-        return executor(model, conds, x_in, timestep, model_options)
-    if run.host.off(run.guide.taps):
-        return executor(model, conds, x_in, timestep, model_options)
+    guided = None if step is None or window in step.predicted else index_of(step.positive, conds)
+    if step is None or guided is None or run.host.off(run.guide.taps):
+        return predict(conds)
     step.predicted.add(window)
     step.model_options = model_options
     step.crops = _crops(conds[guided], x_in, timestep)
     step.latent_size = (x_in.shape[-2], x_in.shape[-1])
-    run.in_guided_pass = True
-    try:
-        prediction = executor(model, _only(conds, guided), x_in, timestep, model_options)[guided]
-    finally:
-        run.in_guided_pass = False
-    _raise_if_cancelled()
-    forget_batches(conds)
-    others = [None if i == guided else cond for i, cond in enumerate(conds)]
-    if all(cond is None for cond in others):
-        predictions = [torch.zeros_like(prediction) for _ in conds]
-    else:
-        predictions = executor(model, others, x_in, timestep, model_options)
-    predictions[guided] = prediction
-    return predictions
+    return predicted_apart(predict, conds, guided, run.guiding())
 
 
 def _apply_model(
@@ -421,11 +427,6 @@ def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Cr
                 )
             crops[part.uuid] = Crop(area[-2], area[-1], area[axes - 2], area[axes - 1])
     return crops
-
-
-def _only(conds: Sequence[list | None], index: int) -> list[list | None]:
-    """``conds`` with one of them alone in its place."""
-    return [cond if i == index else None for i, cond in enumerate(conds)]
 
 
 def _fused(guider: Any, host: Host, step: _Step, x: Tensor, timestep: Tensor) -> Tensor:
