@@ -253,6 +253,6 @@ class MotionRepresentation:
             latent = "" if group == 1 else f" (latent ones, each but the first {group} of the video's)"
             raise RepresentationMismatchError(
                 f"the motion representation has {self.frames} frames, the latent to sample has {frames}{latent}: make "
-                f"both the same (frames of Load Reference Video, length or batch size of the empty latent), or put Retime "
-                f"Motion between"
+                f"both the same (frames of Load Reference Video, length or batch size of the empty latent), or put "
+                f"Retime Motion between"
             )

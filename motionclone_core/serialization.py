@@ -135,18 +135,28 @@ def load_inversion(path: Path) -> Inversion:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a file holds, and what to do if it does not."""
+    """What a file holds, and what is said if it does not."""
 
     name: str
     key: str
     version: int
-    choose: str
+    other: str
     again: str
 
 
-_MOTION = _Kind("motion file", METADATA_KEY, FORMAT_VERSION, "one that Save Motion Rep wrote", "save the motion again")
+_MOTION = _Kind(
+    "motion file",
+    METADATA_KEY,
+    FORMAT_VERSION,
+    "is a safetensors file, but not a motion file: choose one that Save Motion Rep wrote",
+    "save the motion again",
+)
 _INVERSION = _Kind(
-    "inversion file", INVERSION_KEY, INVERSION_VERSION, "another name", "delete it, and it is computed anew"
+    "inversion file",
+    INVERSION_KEY,
+    INVERSION_VERSION,
+    "is a safetensors file, but not an inversion: choose another name",
+    "delete it, and it is computed anew",
 )
 
 
@@ -206,7 +216,7 @@ def _describe_levels(first: MotionRepresentation, levels: Sequence[int]) -> dict
 
 def _read_description(name: str, metadata: dict[str, str] | None, kind: _Kind) -> dict[str, Any]:
     if not metadata or kind.key not in metadata:
-        raise MotionFileError(f"{name} is a safetensors file, but not a {kind.name}: choose {kind.choose}")
+        raise MotionFileError(f"{name} {kind.other}")
     try:
         description = json.loads(metadata[kind.key])
         version = _whole(description["format_version"])

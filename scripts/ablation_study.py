@@ -9,28 +9,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 
 import torch
 
-from embedded.measuring import FAST, LIMITED, ReadSetting, Setting, held_out_cases
+from ablation_cells import cells
+from embedded.measuring import held_out_cases
 from embedded.model import MODEL_FILE, load_model
 from fidelity import STORE as FIDELITY_STORE
 from fidelity import facts_of, measure, write_page
 
 STORE = FIDELITY_STORE / "ablation"
-
-
-def cells() -> dict[str, Setting]:
-    """Every cell by name; those of `fidelity.cells` that they are held against have the same references and noise."""
-    read = ReadSetting(**asdict(FAST), caption=True)
-    return {
-        "reading/caption": read,
-        "reading/inversion 2": replace(read, inversion=2),
-        "reading/inversion 1": replace(read, inversion=1),
-        "published/k = 16": replace(LIMITED, k=16),
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,9 +7,10 @@ Shapes used here:
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..inversion import Inversion, InversionOrigin, Level, digest, inversion_timesteps, inverted, levels_of
 from .comfy_animatediff import AnimateDiffHost, settings_of
@@ -157,19 +158,33 @@ def fingerprint_of(patcher: Any) -> str:
     It is the same whether or not the weights are loaded and patched just now.
     """
     bare = without_guidance(patcher)
-    motion_models = bare.get_additional_models_with_key("ADE")
-    weights = [_of_weights(one) for one in (bare, *motion_models)]
+    # Patchers that nobody uses any more take their motion modules out of the network when they are collected.
+    gc.collect()
+    foreign = {type(module) for module in AnimateDiffHost(bare).motion_modules}
+    weights = [_of_weights(bare, bare.model.diffusion_model, "diffusion_model", foreign)]
+    weights += [_of_weights(one, one.model, "", set()) for one in bare.get_additional_models_with_key("ADE")]
     return _hashed([*weights, bare.get_model_object("model_sampling").sigmas, *settings_of(bare)])
 
 
-def _of_weights(patcher: Any) -> str:
+def _of_weights(patcher: Any, network: nn.Module, name: str, foreign: Collection[type]) -> str:
     found = hashlib.sha256()
-    for key, ((weight, _), *patches) in sorted(patcher.get_key_patches().items()):
+    for key, weight in _weights(network, name, foreign):
+        kept = patcher.backup.get(key)
+        weight = weight if kept is None else kept.weight
         flat = (weight.dequantize() if "Quantized" in type(weight).__name__ else weight).flatten()
-        found.update(key.encode())
-        _add(found, flat[:: max(1, flat.numel() // _SAMPLES)])
-        _add(found, patches)
+        _add(found, [key, flat[:: max(1, flat.numel() // _SAMPLES)], patcher.patches.get(key)])
     return found.hexdigest()
+
+
+def _weights(module: nn.Module, name: str, foreign: Collection[type]) -> Iterator[tuple[str, Tensor]]:
+    """A network's weights by the names that they have without the motion modules that lie in it during a run."""
+    yield from ((f"{name}.{key}".lstrip("."), weight) for key, weight in module.named_parameters(recurse=False))
+    children = [(key, child) for key, child in list(module._modules.items()) if type(child) not in foreign]
+    if isinstance(module, (nn.Sequential, nn.ModuleList)):
+        children = [(str(place), child) for place, (_, child) in enumerate(children)]
+    for key, child in children:
+        if child is not None:
+            yield from _weights(child, f"{name}.{key}".lstrip("."), foreign)
 
 
 def _hashed(value: Any) -> str:
