@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from ..motionclone_core.hosts.comfy_extraction import run_once
 from ..motionclone_core.hosts.comfy_host import host_of
-from ..motionclone_core.representation import Provenance
+from ..motionclone_core.representation import Provenance, latent_frames
 from ..motionclone_core.taps import AUTO_BLOCKS, select_taps
 from .sockets import MotionRep, node_schema
 
@@ -115,6 +115,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
         log.info("motion is read from %s", host.title)
         taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
         _require_reference(images, vae, latent)
+        if images is not None:
+            latent_frames(len(images), host.group)
         samples = latent["samples"] if latent is not None else vae.encode(images[..., :3])
         video = host.video(samples)
         require_extraction(t_alpha=t_alpha, k=k, frames=video.frames)

@@ -8,7 +8,7 @@ import time
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
-from . import guidance, memory, models
+from . import guidance, memory, models, transformers
 from .files import CATEGORY, save_tensors
 
 
@@ -90,5 +90,6 @@ class ProbeWait:
         return {"ui": {"text": ["waited to the end"]}}
 
 
-PROBES = (ProbeClip, ProbeSave, ProbeFail, ProbeWait, *guidance.PROBES, *memory.PROBES, *models.PROBES)
+OWN = (ProbeClip, ProbeSave, ProbeFail, ProbeWait)
+PROBES = (*OWN, *guidance.PROBES, *memory.PROBES, *models.PROBES, *transformers.PROBES)
 NODE_CLASS_MAPPINGS = {f"MotionClone{probe.__name__}": probe for probe in PROBES}
