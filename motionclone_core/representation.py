@@ -29,6 +29,26 @@ def index_dtype(frames: int) -> torch.dtype:
     return torch.int16 if frames <= 2**15 else torch.int32
 
 
+def latent_frames(frames: int, group: int) -> int:
+    """How many latent frames a video has.
+
+    Args:
+        frames: of the video.
+        group: see `Provenance.group`.
+
+    Raises:
+        ValueError: the frames do not fill them.
+    """
+    over = (frames - 1) % group
+    if frames < 1 or over:
+        fitting = f"{frames - over} or {frames - over + group}" if frames > over + 1 else f"{group + 1}"
+        raise ValueError(
+            f"{frames} frames fill no whole number of latent frames, each of which is {group} after the first, which "
+            f"is one: take {fitting}"
+        )
+    return (frames - 1) // group + 1
+
+
 @dataclass(frozen=True)
 class TapRepresentation:
     """What is kept of the attention of one tap.

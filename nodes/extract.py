@@ -15,7 +15,7 @@ from ..motionclone_core.hosts.comfy_extraction import run_once
 from ..motionclone_core.hosts.comfy_host import host_of
 from ..motionclone_core.hosts.comfy_inversion import noisy_latents
 from ..motionclone_core.inversion import Inversion
-from ..motionclone_core.representation import Provenance
+from ..motionclone_core.representation import Provenance, latent_frames
 from ..motionclone_core.semantics import Words
 from ..motionclone_core.series import MotionSeries
 from ..motionclone_core.taps import AUTO_BLOCKS, select_taps
@@ -132,6 +132,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
         host = host_of(model)
         log.info("motion is read from %s", host.title)
         taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
+        if images is not None:
+            latent_frames(len(images), host.group)
         samples = reference_latents(images, vae, latent)
         video = host.video(samples)
         if host.clips(samples) > 1:

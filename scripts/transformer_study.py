@@ -37,6 +37,7 @@ STORE = PACK / "docs" / "transformers"
 PAGE = PACK / "docs" / "TRANSFORMERS.md"
 FILES = {family: PACK / "embedded" / f"{family}_drawn.safetensors" for family in ("cogvideox", "wan")}
 TEXT_WIDTH = {"cogvideox": 64, "wan": 4096}
+BLOCKS = {"cogvideox": 8, "wan": 7}
 FRAMES = 25
 BATCH = 8
 
@@ -81,7 +82,11 @@ def cells(family: str) -> dict[str, TransformerSetting]:
         "main/guided": chosen,
         "main/another clip's motion": replace(chosen, other_motion=True),
     }
-    found |= {f"blocks/{i}": replace(chosen, blocks=f"blocks.{i}") for i in range({"cogvideox": 8, "wan": 7}[family])}
+    count = BLOCKS[family]
+    found |= {f"blocks/{i}": replace(chosen, blocks=f"blocks.{i}") for i in range(count)}
+    several = {"first half": range(count // 2), "last half": range(count // 2, count), "all": range(count)}
+    for name, these in several.items():
+        found[f"several/{name}"] = replace(chosen, blocks=", ".join(f"blocks.{i}" for i in these))
     found |= {f"weight/{weight}": replace(chosen, weight=float(weight)) for weight in (1000, 4000, 8000)}
     found |= {f"k/{k}": replace(chosen, k=k) for k in (1, 2, 4, 7) if k != chosen.k}
     found |= {f"t_alpha/{t}": replace(chosen, t_alpha=t) for t in (200, 400, 600, 800) if t != chosen.t_alpha}

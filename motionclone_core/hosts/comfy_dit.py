@@ -79,7 +79,8 @@ class TransformerHost:
     def __init__(self, patcher: Any, family: Family) -> None:
         self._patcher, self._family = patcher, family
         self._network = patcher.get_model_object("diffusion_model")
-        self.group = family.group
+        # A token of several latent frames begins with the first one's, so this is right to half a group.
+        self.group = family.group * self._patch[0]
 
     @property
     def title(self) -> str:

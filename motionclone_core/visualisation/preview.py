@@ -154,7 +154,8 @@ def _timed(reference: Video, motion: Motion) -> Video:
     if alike and first.timing is not None and len(reference) == first.own_frames:
         return reference[list(first.timing)]
     if len(reference) != motion.frames:
-        has = f"the reference has {len(reference)} frames, the motion {motion.frames}"
+        seen = "" if group == 1 else f" latent ones ({first.shown_frames} of the video)"
+        has = f"the reference has {len(reference)} frames, the motion {motion.frames}{seen}"
         if not alike:
             raise RepresentationMismatchError(
                 f"{has}, made of motions of different timing: connect 1 image as a ground, or none"

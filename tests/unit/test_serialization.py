@@ -638,3 +638,12 @@ def test_a_folder_that_is_not_there_has_nothing_taken(tmp_path):
 def test_a_folder_of_that_name_is_taken(tmp_path):
     (tmp_path / "dance_00001.safetensors").mkdir()
     assert next_free(tmp_path / "dance").name == "dance_00002.safetensors"
+
+
+def test_how_many_frames_a_latent_frame_is_comes_back(tmp_path):
+    saved = representation(group=4, names=("blocks.2.attention", "blocks.10.attention"))
+    save_representation(saved, tmp_path / "grouped.safetensors")
+    loaded = load_representation(tmp_path / "grouped.safetensors")
+    assert_same(loaded, saved)
+    assert list(loaded.taps) == ["blocks.2.attention", "blocks.10.attention"]
+    assert loaded.provenance.group == 4

@@ -12,6 +12,7 @@ from motionclone_core.taps import (
     execution_order,
     select_taps,
     tap_name,
+    transformer_tap_name,
     weights_by_tap,
     weights_of,
 )
@@ -142,3 +143,25 @@ def test_weights_go_to_the_taps_that_they_name_in_the_order_of_execution():
     ]  # fmt: skip
     with pytest.raises(UnknownTapError, match="down_blocks"):
         weights_by_tap(taps, {"down_blocks.0": 1.0})
+
+
+# --- transformers ---------------------------------------------------------------------------------
+
+OF_A_TRANSFORMER = [transformer_tap_name(i) for i in range(12)]
+
+
+def test_blocks_of_a_transformer_are_chosen_and_sorted_by_number():
+    shuffled = random.Random(2).sample(OF_A_TRANSFORMER, len(OF_A_TRANSFORMER))
+    assert select_taps(shuffled, "blocks.10, blocks.2") == ("blocks.2.attention", "blocks.10.attention")
+    assert select_taps(shuffled, "blocks.1") == ("blocks.1.attention",)
+    assert select_taps(shuffled, "blocks.?.*") == tuple(OF_A_TRANSFORMER[:10])
+
+
+@pytest.mark.parametrize("patterns", ["blocks.12", "up_blocks.1"])
+def test_a_block_out_of_range_is_an_error_that_says_the_range(patterns):
+    with pytest.raises(UnknownTapError, match=r"blocks\.0 to blocks\.11"):
+        select_taps(OF_A_TRANSFORMER, patterns)
+
+
+def test_the_block_of_a_transformer_s_tap():
+    assert block_of("blocks.12.attention") == "blocks.12"
