@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-browser run-browser test-more test-ways test-models demo demo-comfy examples texts fidelity edits arrows sizes \
+.PHONY: help test test-unit test-comfy run-comfy test-browser run-browser test-more test-ways test-models demo demo-comfy examples texts fidelity transformers edits ablation inversion arrows sizes \
 	bench lint clean
 
 help:
@@ -33,7 +33,10 @@ help:
 	@echo "make examples    writes the example workflows and takes their pictures in ComfyUI's editor (needs Chromium)"
 	@echo "make texts       writes the nodes' English texts from their schemas, and the pictures of the help (15 minutes)"
 	@echo "make fidelity    measures how well motions are followed and writes docs/FIDELITY.md (hours; can be resumed)"
+	@echo "make transformers measures motions on tiny CogVideoX and Wan inside ComfyUI and writes docs/TRANSFORMERS.md (hours)"
 	@echo "make edits       measures what edits of motions do and writes their part of docs/FIDELITY.md (hours; can be resumed)"
+	@echo "make ablation    measures what else the paper's ablation varies and writes its part of docs/FIDELITY.md (hours; can be resumed)"
+	@echo "make inversion   measures how well inverted clips come back and writes docs/INVERSION.md (hours; can be resumed)"
 	@echo "make arrows      measures how well arrows tell which way things move and writes docs/CORRESPONDENCE.md (minutes)"
 	@echo "make sizes       measures guidance at other sizes and lengths and writes docs/SIZES.md (an hour; can be resumed)"
 	@echo "make bench       cost of a guided step beside an unguided one; writes docs/PERFORMANCE.md (an hour)"
@@ -111,8 +114,17 @@ texts: $(STAMP)
 fidelity: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/fidelity.py $(ARGS)
 
+transformers: $(STAMP)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/transformer_study.py $(ARGS)
+
 edits: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/edit_study.py $(ARGS)
+
+ablation: $(STAMP)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/ablation_study.py $(ARGS)
+
+inversion: $(STAMP)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/inversion_study.py $(ARGS)
 
 arrows: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/correspondence_study.py $(ARGS)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from motionclone_core.guidance import EnergyGradient, MotionGuidance, push_of
-from motionclone_core.headless import extract
+from motionclone_core.headless import extract, extract_series
 from motionclone_core.hosts.base import Gradient, ModelIdentity, VideoSize, View
-from motionclone_core.hosts.diffusers_animatediff import Step, sample
+from motionclone_core.hosts.diffusers_animatediff import Step, invert, sample
+from motionclone_core.inversion import inversion_timesteps, kept_among
 from motionclone_core.metrics import (
     frechet_distance,
     motion_fidelity,
@@ -34,6 +35,7 @@ from motionclone_core.metrics import (
 from motionclone_core.mixing import Motion
 from motionclone_core.representation import MotionRepresentation, Window
 from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, uneven_timesteps
+from motionclone_core.series import AnyReading
 
 from .drawing import FRAMES, MOTIONS, SIZE, Scene, random_scene
 from .model import CELL, LATENT_CHANNELS, EmbeddedModel
@@ -151,6 +153,22 @@ class Setting(Preset):
     frames: int = FRAMES
 
 
+@dataclass(frozen=True)
+class ReadSetting(Setting):
+    """How a cell samples, and how it reads the motion: the last ablation axes of the paper.
+
+    Attributes:
+        caption: whether the reference's own caption conditions the reading, in place of the empty prompt.
+        inversion: 0 reads the noised reference; 2 the inverted one at ``t_alpha``, once; 1 the inverted one at every
+            guided step (the paper's "Inversion 2" and "Inversion 1").
+        inversion_steps: of the inversion, under the reference's caption.
+    """
+
+    caption: bool = False
+    inversion: int = 0
+    inversion_steps: int = 100
+
+
 CFG = 6.0
 
 
@@ -266,11 +284,43 @@ def read_motion(
     )
 
 
-def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[MotionRepresentation]:
+def representations(model: EmbeddedModel, cases: Sequence[Case], setting: Setting) -> list[AnyReading]:
     """The motion that leads each case."""
+    if isinstance(setting, ReadSetting):
+        return _readings(model, cases, setting)
     videos = [(case.other if setting.other_motion else case.reference).render() for case in cases]
     seeds = [seed_for(case.index, case.seed, "extraction") for case in cases]
     return [read_motion(model, video, setting, seed=seed) for video, seed in zip(videos, seeds, strict=True)]
+
+
+def _readings(model: EmbeddedModel, cases: Sequence[Case], setting: ReadSetting) -> list[AnyReading]:
+    latents = [model.encode(case.reference.render()) for case in cases]
+    captions = [model.text(case.reference.words) for case in cases]
+    timesteps = uneven_timesteps(setting.steps, setting.guided_steps, setting.ratio)[: setting.guided_steps]
+    wanted = {0: (), 1: timesteps, 2: (setting.t_alpha,)}[setting.inversion]
+    inverted = _inverted(model, latents, captions, wanted, setting.inversion_steps) if wanted else {}
+    motions = []
+    for place, (case, latent) in enumerate(zip(cases, latents, strict=True)):
+        settings = {"blocks": setting.blocks, "k": setting.k}
+        text = captions[place] if setting.caption else model.null_text
+        if inverted:
+            levels = {timestep: z[place : place + 1] for timestep, z in inverted.items()}
+            series = extract_series(model.host, latent, text, levels, **settings)
+            motions.append(series if setting.inversion == 1 else series.readings[0])
+        else:
+            seed = seed_for(case.index, case.seed, "extraction")
+            motions.append(
+                extract(model.host, latent, text, t_alpha=setting.t_alpha, noise_seed=seed, **settings)
+            )
+    return motions
+
+
+def _inverted(
+    model: EmbeddedModel, latents: Sequence[Tensor], texts: Sequence[Tensor], wanted: Sequence[int], steps: int
+) -> dict[int, Tensor]:
+    """The levels of clips' inversions nearest to the wanted ones, ``[b, c, f, h, w]`` by timestep."""
+    keep = kept_among(inversion_timesteps(steps), wanted)
+    return invert(model.host, torch.cat(list(latents)), torch.cat(list(texts)), steps=steps, keep=keep)
 
 
 def seed_for(clip: int, seed: int, purpose: str) -> int:
@@ -320,7 +370,7 @@ def generate(
     noise: Tensor,
     setting: Setting,
     *,
-    motions: Sequence[Motion | MotionRepresentation] = (),
+    motions: Sequence[Motion | AnyReading] = (),
     windows: Sequence[Window] | None = None,
     generator: list[torch.Generator] | None = None,
     on_step: Callable[[], None] | None = None,
@@ -356,7 +406,7 @@ def generate(
     return [_result(model, latent, pushes.of(i)) for i, latent in enumerate(latents.split(1))]
 
 
-def _guide(setting: Setting, motions: Sequence[Motion | MotionRepresentation]) -> EachGuidance:
+def _guide(setting: Setting, motions: Sequence[Motion | AnyReading]) -> EachGuidance:
     return EachGuidance([MotionGuidance.of(motion, setting, reuse=setting.reuse) for motion in motions])
 
 

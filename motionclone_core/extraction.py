@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from .appearance import word_map
 from .attention import strongest, temporal_attention
 from .grids import Cells, RepresentationMismatchError, halvings
 from .hosts.base import StopForward
@@ -51,6 +52,15 @@ class RepresentationBuilder:
     def __init__(self, taps: Sequence[str], *, k: int, frames: int, latent_size: tuple[int, int]) -> None:
         self._taps, self._k, self._frames, self._latent_size = tuple(taps), k, frames, latent_size
         self._readers: dict[Window, WindowReader] = {}
+        self._foreground: Tensor | None = None
+
+    def attend(self, attention: Tensor) -> None:
+        """Keep where words of the reference lie: cross-attention to them, averaged over layers and heads, ``[f, p]``.
+
+        Raises:
+            ValueError: it holds what is no number.
+        """
+        self._foreground = word_map(attention, self._latent_size)
 
     def observer(self, *windows: Window) -> CallReader:
         """The observer of a call whose attention sees these frames at once: its own, all if they are left out, or
@@ -63,16 +73,25 @@ class RepresentationBuilder:
         # A host that shows a window again shows nothing new.
         return self._readers.setdefault(window, reader)
 
-    def representation(self, provenance: Provenance) -> MotionRepresentation:
+    def representation(self, provenance: Provenance, *, words: bool = False) -> MotionRepresentation:
         """The finished representation.
 
+        Args:
+            provenance: where it comes from.
+            words: words were to be read with it.
+
         Raises:
-            ValueError: a model call left taps out, or there was none.
+            ValueError: a model call left taps out, or the words, or there was none.
         """
         if not self._readers:
             raise ValueError("the model was never called: nothing was read")
         windows = {window: reader.result() for window, reader in self._readers.items()}
-        return MotionRepresentation(windows, self._latent_size, provenance)
+        if words and self._foreground is None:
+            raise ValueError(
+                "the words lie where up_blocks.1 sees them, and no block as late as that is read: add up_blocks.1 to "
+                "the blocks"
+            )
+        return MotionRepresentation(windows, self._latent_size, provenance, foreground=self._foreground)
 
 
 class CallReader:

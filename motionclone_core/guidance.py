@@ -19,15 +19,18 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from .appearance import AppearanceReader, Pull, pulls, reference_foreground
 from .attention import temporal_attention
 from .energy import sparse_energy
-from .grids import RepresentationMismatchError
+from .grids import RepresentationMismatchError, Size
 from .hosts.base import Gradient, ModelIdentity, VideoSize, View
 from .mixing import Motion
 from .representation import MotionRepresentation, TapRepresentation, Window
 from .resampling import held_against
 from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, StrengthCurve, UpdateRule
-from .taps import execution_order
+from .semantics import Semantics
+from .series import AnyReading
+from .taps import UnknownTapError, execution_order, weights_by_tap
 
 log = logging.getLogger(__name__)
 
@@ -133,14 +136,19 @@ class MotionGuidance:
         update_rule: see `corrected_denoised`.
         limit: see `corrected_denoised`; where a part of the clip is guided alone, that part's.
         reuse: how many steps in a row share one gradient; 1 takes one at every step.
+        block_weights: what the motion's weight is multiplied by, by block or another pattern of tap names; 1 for the
+            rest.
+        semantics: pulls what the video shows, and where, to an unguided one; None or weights of 0 are off.
     """
 
-    motion: Motion | MotionRepresentation
+    motion: Motion | AnyReading
     weight: float = DEFAULT_WEIGHT
     window: Ramp = field(default_factory=GuidanceWindow)
     update_rule: UpdateRule = "published"
     limit: float | None = None
     reuse: int = 1
+    block_weights: Mapping[str, float] = field(default_factory=dict)
+    semantics: Semantics | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight) or self.weight < 0:
@@ -155,10 +163,35 @@ class MotionGuidance:
             raise ValueError(f"limit is {self.limit}: it must be above 0, or None for no limit")
         if self.reuse < 1:
             raise ValueError(f"reuse is {self.reuse}: a gradient serves 1 step or more")
+        self._require_blocks()
+
+    def _require_blocks(self) -> None:
+        """Check that every block that has a weight is one that the motion holds, and that its words are there."""
+        with _named("block_weights"):
+            weights_by_tap(self.taps, self.block_weights)
+        if self._semantics is None:
+            return
+        with _named("Semantic Guidance"):
+            weights_by_tap(self.taps, self._semantics.weights)
+        if self._semantics.everywhere:
+            return
+        if len(self._motion.parts) > 1 and self._semantics.reference_mask is None:
+            raise RepresentationMismatchError(
+                f"Semantic Guidance reads where the subject is off one motion, and {len(self._motion.parts)} are "
+                f"combined: give it a reference_mask, or take one motion"
+            )
+        reference_foreground(self._semantics, self._motion.representations[0])
 
     @classmethod
     def of(
-        cls, motion: Motion | MotionRepresentation, preset: Preset, *, curve: Ramp | None = None, reuse: int = 1
+        cls,
+        motion: Motion | AnyReading,
+        preset: Preset,
+        *,
+        curve: Ramp | None = None,
+        reuse: int = 1,
+        block_weights: Mapping[str, float] | None = None,
+        semantics: Semantics | None = None,
     ) -> MotionGuidance:
         """Guidance with a preset's weight, guided steps, ramps, rule and limit; says so if k is not the preset's.
 
@@ -167,18 +200,50 @@ class MotionGuidance:
             preset: the setting.
             curve: takes the place of the preset's guided steps and ramps.
             reuse: see the class.
+            block_weights: likewise; a preset that has its own keeps them.
+            semantics: likewise.
         """
         for k in sorted({representation.k for representation in Motion.of(motion).representations} - {preset.k}):
             log.info("this setting is made for a motion extracted with k = %d; this one has k = %d", preset.k, k)
-        return cls(motion, preset.weight, curve or preset.window, preset.update_rule, preset.limit, reuse)
+        blocks = dict(preset.block_weights) or block_weights or {}
+        window, rule = curve or preset.window, preset.update_rule
+        return cls(motion, preset.weight, window, rule, preset.limit, reuse, blocks, semantics)
 
     @cached_property
     def _motion(self) -> Motion:
         return Motion.of(self.motion)
 
+    @cached_property
+    def _semantics(self) -> Semantics | None:
+        """What counts of `semantics`."""
+        return self.semantics if self.semantics is not None and self.semantics.active else None
+
+    @cached_property
+    def _multipliers(self) -> Mapping[str, float]:
+        """Of the motion's weight, by tap; 1 for the rest."""
+        return weights_by_tap(self.taps, self.block_weights)
+
+    @cached_property
+    def _pulls_of(self) -> Mapping[str, float]:
+        """The semantic weight of each tap: a mean over the taps that are named."""
+        if self._semantics is None:
+            return {}
+        weights = weights_by_tap(self.taps, self._semantics.weights)
+        return {tap: weight / len(weights) for tap, weight in weights.items() if weight > 0}
+
     @property
     def taps(self) -> tuple[str, ...]:
         return self._motion.taps
+
+    def compares(self, step: int, total_steps: int) -> bool:
+        """Whether a step is held against an unguided video; see `hosts.base.Guide`."""
+        return self._semantics is not None and self.strength(step, total_steps) > 0.0
+
+    def reader(self, frames: int, size: Size) -> AppearanceReader:
+        """What reads the unguided video at a step; see `hosts.base.Guide`."""
+        if self._semantics is None:
+            raise ValueError("guidance without semantics is held against no unguided video")
+        return AppearanceReader(self._semantics, tuple(self._pulls_of), frames=frames, latent_size=size)
 
     def require(self, model: ModelIdentity, video: VideoSize) -> None:
         """Check that the motions fit the model and the video; see `hosts.base.Guide`."""
@@ -207,14 +272,47 @@ class MotionGuidance:
         what is not has no part in the push's root mean square.
         """
         strengths = self._motion.strengths(step, total_steps)
-        strength = self.weight * self.window.ramp(step, total_steps) * max(strengths)
-        if self.update_rule != "normalised" or not strength:
+        strength = self._unit(step, total_steps) * self.window.ramp(step, total_steps)
+        if self.update_rule != "normalised" or not strength or not max(strengths):
             return strength
         return strength * math.sqrt(self._motion.coverage(strengths))
 
+    def _unit(self, step: int, total_steps: int) -> float:
+        """What a step's energy is multiplied by, ramps aside: the motion's weight, or 1 where it has none."""
+        unit = self.weight * max(self._motion.strengths(step, total_steps))
+        if unit or self._semantics is None:
+            return unit
+        return self.weight or 1.0
+
+    def _follows(self, step: int, total_steps: int) -> bool:
+        """Whether the motion's energy is on in a guided step: it is off for i > G - alone * G (the first version)."""
+        if self._semantics is None:
+            return True
+        start, guided = 0, total_steps
+        if isinstance(self.window, GuidanceWindow):
+            start = self.window.start_step
+            guided = min(self.window.guided_steps, total_steps - start)
+        weight = self.weight * max(self._motion.strengths(step, total_steps))
+        return weight > 0 and step - start <= guided * (1.0 - self._semantics.alone)
+
     def observer(self, x: Tensor, view: View, *, scale: float) -> EnergyGradient:
         """The observer of one guided model call; see `hosts.base.Guide`."""
-        return EnergyGradient(x, self.targets(view), len(view.crops), scale)
+        follows = self._follows(view.step, view.total_steps)
+        targets = self.targets(view) if follows else [{} for _ in view.windows]
+        return EnergyGradient(x, targets, len(view.crops), scale, self._pulls(view))
+
+    def _pulls(self, view: View) -> dict[str, Pull]:
+        """What holds a call against the unguided video, in units of the motion's weight."""
+        if self._semantics is None:
+            return {}
+        if view.appearance is None or (len(view.windows), len(view.crops)) != (1, 1):
+            raise ValueError(
+                f"semantic guidance needs an unguided video beside this one, and both whole: this call sees "
+                f"{len(view.windows)} windows and {len(view.crops)} conditions"
+            )
+        unit = self._unit(view.step, view.total_steps)
+        weights = {tap: weight / unit for tap, weight in self._pulls_of.items()}
+        return pulls(self._semantics, self._motion.parts[0].at(view.timestep), view.appearance, weights, view.size)
 
     def targets(self, view: View) -> list[Targets]:
         """What a call of the model is held against, one for each of its windows.
@@ -224,7 +322,15 @@ class MotionGuidance:
         """
         strengths = self._motion.strengths(view.step, view.total_steps)
         shares = [strength / max(strengths) for strength in strengths]
-        return [_joined(self._each(shares, view, window)) for window in view.windows]
+        return [self._in_blocks(_joined(self._each(shares, view, window))) for window in view.windows]
+
+    def _in_blocks(self, targets: Targets) -> Targets:
+        """With the weights of their blocks."""
+        factors = self._multipliers
+        return {
+            name: [[replace(one, share=one.share * factors.get(name, 1.0)) for one in entry] for entry in tap]
+            for name, tap in targets.items()
+        }
 
     def _each(self, shares: Sequence[float], view: View, window: Window) -> list[Targets]:
         """Of each motion that has a share."""
@@ -232,7 +338,8 @@ class MotionGuidance:
         for place, share in enumerate(shares):
             if share > 0:
                 with _numbered(place + 1, self._motion):
-                    targets.append(_targets_of(self._motion.representations[place], share, view, window))
+                    reading = self._motion.parts[place].at(view.timestep)
+                    targets.append(_targets_of(reading, share, view, window))
         return targets
 
     def correct(
@@ -259,9 +366,10 @@ class MotionGuidance:
         )
 
     def _limit(self, step: int, total_steps: int) -> float | None:
-        if self.limit is None:
-            return None
-        return self.limit * math.sqrt(self._motion.coverage(self._motion.strengths(step, total_steps)))
+        strengths = self._motion.strengths(step, total_steps)
+        if self.limit is None or not max(strengths):
+            return self.limit
+        return self.limit * math.sqrt(self._motion.coverage(strengths))
 
 
 @dataclass(frozen=True)
@@ -284,6 +392,15 @@ def _numbered(number: int, motion: Motion) -> Iterator[None]:
         if len(motion.parts) == 1:
             raise
         raise RepresentationMismatchError(f"motion {number} of {len(motion.parts)}: {error}") from error
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says which weights name a block that is not there."""
+    try:
+        yield
+    except UnknownTapError as error:
+        raise ValueError(f"{what}: {str(error).replace('this model has', 'the motion holds')}") from error
 
 
 def _targets_of(representation: MotionRepresentation, share: float, view: View, window: Window) -> Targets:
@@ -336,10 +453,25 @@ class EnergyGradient:
     From there on nothing is recorded: `observe` turns autograd off, and whoever called the model under
     ``torch.enable_grad()`` gets it back when that block ends. The backward pass thus starts as early as
     it can, and the rest of the network costs what it costs without guidance.
+
+    Args:
+        x: see `hosts.base.Guide.observer`.
+        targets: what each of the call's windows is held against.
+        entries: batch entries of the call.
+        scale: see `hosts.base.Guide.observer`.
+        pulls: what holds keys against an unguided video, by tap, in a call of one window and one batch entry.
     """
 
-    def __init__(self, x: Tensor, targets: Sequence[Targets], entries: int = 1, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        targets: Sequence[Targets],
+        entries: int = 1,
+        scale: float = 1.0,
+        pulls: Mapping[str, Pull] | None = None,
+    ) -> None:
         self._x = x
+        self._pulls = {name: pull.to(x.device) for name, pull in (pulls or {}).items()}
         self._scale = scale
         self._entries = entries
         self._targets = [
@@ -355,19 +487,28 @@ class EnergyGradient:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        return tuple(self._targets[0])
+        return tuple(sorted({*self._targets[0], *self._pulls}, key=execution_order))
 
     def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
         """Add one tap's energy; at the last tap take the gradient and stop recording."""
         windows = len(self._targets)
-        targets = self._targets[self._reached[tap] % windows][tap]
+        targets = self._targets[self._reached[tap] % windows].get(tap)
         self._reached[tap] += 1
-        _require_shape(tap, q, [entry[0].kept for entry in targets])
-        entries = zip(q.chunk(self._entries), k.chunk(self._entries), targets, strict=True)
-        energies = [_energy(temporal_attention(q_b, k_b, heads), entry) for q_b, k_b, entry in entries]
+        energies = [] if targets is None else self._motion_energies(tap, q, k, heads, targets)
+        if tap in self._pulls:
+            pulled = self._pulls[tap].energy(k)
+            energies = [sum(energies, start=pulled)]
         self._energies.append([energy / windows for energy in energies])
         if len(self._energies) == windows * len(self.taps):
             self._take_gradient()
+
+    def _motion_energies(
+        self, tap: str, q: Tensor, k: Tensor, heads: int, targets: Sequence[Sequence[Target]]
+    ) -> list[Tensor]:
+        """Of each batch entry."""
+        _require_shape(tap, q, [entry[0].kept for entry in targets])
+        entries = zip(q.chunk(self._entries), k.chunk(self._entries), targets, strict=True)
+        return [_energy(temporal_attention(q_b, k_b, heads), entry) for q_b, k_b, entry in entries]
 
     def result(self) -> Gradient:
         """See `hosts.base.GradientObserver`."""

@@ -15,7 +15,7 @@ Shapes used here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from torch import Tensor
 
 from .extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from .guidance import MotionGuidance
-from .hosts.diffusers_animatediff import DiffusersAnimateDiff, observe_reference, sample
+from .hosts.diffusers_animatediff import DiffusersAnimateDiff, invert, noised, observe_noisy, sample
 from .representation import MotionRepresentation, Provenance, Window
 from .schedule import PRESETS, Preset, uneven_timesteps
+from .series import MotionSeries
 from .taps import DEFAULT_BLOCKS, select_taps
 
 
@@ -117,6 +118,7 @@ def extract(
     noise_seed: int = 0,
     source: str = "",
     windows: Sequence[Window] | None = None,
+    inverted: Tensor | None = None,
 ) -> MotionRepresentation:
     """Read the motion of a reference in one denoising step (paper, §3.3).
 
@@ -130,6 +132,8 @@ def extract(
         noise_seed: of the noise added to the reference.
         source: name of the reference, for people.
         windows: in which it is read, if the model does not see all frames at once: those that it is to guide in.
+        inverted: the reference at ``t_alpha`` as `invert` gives it, shaped like it, to be read in place of the noised
+            one ("Inversion 2" of the paper's ablation).
 
     Raises:
         ValueError: a setting is out of range, or the reference is not one clip.
@@ -138,14 +142,16 @@ def extract(
     """
     if reference.ndim != 5 or reference.shape[0] != 1:
         raise ValueError(f"a reference is one clip of latents [1, c, f, h, w], got {list(reference.shape)}")
+    if inverted is not None and inverted.shape != reference.shape:
+        raise ValueError(f"an inversion of shape {list(inverted.shape)} is not of a clip of {list(reference.shape)}")
     frames, size = reference.shape[2], (reference.shape[3], reference.shape[4])
     require_extraction(t_alpha=t_alpha, k=k, frames=frames)
     builder = RepresentationBuilder(select_taps(host.sites, blocks), k=k, frames=frames, latent_size=size)
-    generator = torch.Generator().manual_seed(noise_seed)
-    noise = torch.randn(reference.shape, generator=generator).to(reference)
+    noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(noise_seed)).to(reference)
+    z = noised(reference, noise, t_alpha) if inverted is None else inverted
     for window in (tuple(range(frames)),) if windows is None else windows:
-        seen = {"latent": reference[:, :, list(window)], "noise": noise[:, :, list(window)]}
-        observe_reference(host, builder.observer(tuple(window)), **seen, timestep=t_alpha, text=null_text)
+        seen = z[:, :, list(window)]
+        observe_noisy(host, builder.observer(tuple(window)), z=seen, timestep=t_alpha, text=null_text)
     identity = host.identity
     provenance = Provenance(
         source=source,
@@ -157,6 +163,25 @@ def extract(
     return builder.representation(provenance)
 
 
+def extract_series(
+    host: DiffusersAnimateDiff, reference: Tensor, text: Tensor, latents: Mapping[int, Tensor], **settings: Any
+) -> MotionSeries:
+    """Read the motion of a reference at every level of an inversion ("Inversion 1" of the paper's ablation, Eq. 4).
+
+    Args:
+        host: the model.
+        reference: see `extract`.
+        text: likewise; the reference's own caption.
+        latents: the inverted latents, by rising timestep; see `invert`.
+        settings: of `extract`.
+
+    Raises:
+        ValueError: see `extract`.
+    """
+    readings = (extract(host, reference, text, t_alpha=t, inverted=z, **settings) for t, z in latents.items())
+    return MotionSeries(tuple(readings))
+
+
 __all__ = [
     "PRESETS",
     "DiffusersAnimateDiff",
@@ -164,6 +189,8 @@ __all__ = [
     "clone_motion",
     "encode",
     "extract",
+    "extract_series",
+    "invert",
     "sample",
     "uneven_timesteps",
 ]

@@ -10,9 +10,10 @@ from typing import TypeVar
 from .grids import RepresentationMismatchError
 from .representation import MotionRepresentation
 from .schedule import Ramp
+from .series import AnyReading, MotionSeries
 from .taps import execution_order
 
-AnyMotion = TypeVar("AnyMotion", "MotionRepresentation", "Motion")
+AnyMotion = TypeVar("AnyMotion", "MotionRepresentation", "MotionSeries", "Motion")
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,29 @@ class MotionPart:
     """One motion among others.
 
     Attributes:
-        representation: the motion.
+        representation: the motion; a series guides each step by the reading nearest to it.
         strength: what the run's weight is multiplied by for it.
         ramp: what that is multiplied by from step to step; None is 1.
     """
 
-    representation: MotionRepresentation
+    representation: AnyReading
     strength: float = 1.0
     ramp: Ramp | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength) or self.strength < 0:
             raise ValueError(f"the strength of a motion is {self.strength}: it must be a number of at least 0")
+
+    def at(self, timestep: float) -> MotionRepresentation:
+        """What it is held against in a step at a timestep."""
+        motion = self.representation
+        return motion.at(timestep) if isinstance(motion, MotionSeries) else motion
+
+    @property
+    def middle(self) -> MotionRepresentation:
+        """What stands for all of its readings, which differ in what was read alone."""
+        motion = self.representation
+        return motion.middle if isinstance(motion, MotionSeries) else motion
 
     def stronger(self, strength: float, ramp: Ramp | None = None) -> MotionPart:
         """The same with its strength multiplied, and with a curve that multiplies its own."""
@@ -69,22 +81,28 @@ class Motion:
             raise RepresentationMismatchError("a motion of no parts: at least 1 is needed")
         if not any(part.strength for part in self.parts):
             raise ValueError("the strength of every motion is 0: nothing would be followed; raise one of them")
-        first = self.parts[0].representation
+        first = self.parts[0].middle
         for number, part in enumerate(self.parts[1:], start=2):
-            _require_alike(first, part.representation, number)
+            _require_alike(first, part.middle, number)
 
     @classmethod
-    def of(cls, motion: Motion | MotionRepresentation) -> Motion:
+    def of(cls, motion: Motion | AnyReading) -> Motion:
         """A motion from what a socket carries."""
         return motion if isinstance(motion, Motion) else cls((MotionPart(motion),))
 
+    def at(self, timestep: float | None) -> Motion:
+        """The same as it guides a step at a timestep: of every series one reading, at None the one in the middle."""
+        parts = (replace(p, representation=p.middle if timestep is None else p.at(timestep)) for p in self.parts)
+        return Motion(tuple(parts))
+
     @property
     def representations(self) -> tuple[MotionRepresentation, ...]:
-        return tuple(part.representation for part in self.parts)
+        """One for each part: of a series the one that stands for it."""
+        return tuple(part.middle for part in self.parts)
 
     @property
     def frames(self) -> int:
-        return self.parts[0].representation.frames
+        return self.parts[0].middle.frames
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -104,10 +122,10 @@ class Motion:
 
 
 def edited(motion: AnyMotion, edit: Callable[[MotionRepresentation], MotionRepresentation]) -> AnyMotion:
-    """A motion with an edit made to each of its parts."""
-    if not isinstance(motion, Motion):
-        return edit(motion)
-    return Motion(tuple(replace(part, representation=edit(part.representation)) for part in motion.parts))
+    """A motion with an edit made to each of its parts, and to each of their readings."""
+    if isinstance(motion, Motion):
+        return Motion(tuple(replace(part, representation=edited(part.representation, edit)) for part in motion.parts))
+    return motion.edited(edit) if isinstance(motion, MotionSeries) else edit(motion)
 
 
 def _require_alike(first: MotionRepresentation, other: MotionRepresentation, number: int) -> None:

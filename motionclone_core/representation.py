@@ -29,6 +29,26 @@ def index_dtype(frames: int) -> torch.dtype:
     return torch.int16 if frames <= 2**15 else torch.int32
 
 
+def latent_frames(frames: int, group: int) -> int:
+    """How many latent frames a video has.
+
+    Args:
+        frames: of the video.
+        group: see `Provenance.group`.
+
+    Raises:
+        ValueError: the frames do not fill them.
+    """
+    over = (frames - 1) % group
+    if frames < 1 or over:
+        fitting = f"{frames - over} or {frames - over + group}" if frames > over + 1 else f"{group + 1}"
+        raise ValueError(
+            f"{frames} frames fill no whole number of latent frames, each of which is {group} after the first, which "
+            f"is one: take {fitting}"
+        )
+    return (frames - 1) // group + 1
+
+
 @dataclass(frozen=True)
 class TapRepresentation:
     """What is kept of the attention of one tap.
@@ -148,6 +168,8 @@ class MotionRepresentation:
         frame: where it lies in the frame that it guides.
         timing: which of its own frames each frame that it guides follows; None is each its own.
         mask: how much each place of the guided frame counts, 0 to 1, ``[f or 1, H, W]`` of any size; None is 1.
+        foreground: where chosen words lie in the reference, 0 to 1 in each of its frames, float16, ``[f, y, x]`` on
+            the grid of the layers that tell; None if none were chosen.
     """
 
     windows: Mapping[Window, Mapping[str, TapRepresentation]]
@@ -156,6 +178,7 @@ class MotionRepresentation:
     frame: Frame = field(default_factory=Frame)
     timing: tuple[int, ...] | None = None
     mask: Tensor | None = None
+    foreground: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.windows or not all(self.windows.values()):
@@ -165,6 +188,14 @@ class MotionRepresentation:
             for name, tap in taps.items():
                 _require_grid(name, tap.grid, self.latent_size)
         self._require_edits()
+        self._require_foreground()
+
+    def _require_foreground(self) -> None:
+        if self.foreground is None:
+            return
+        if self.foreground.ndim != 3 or len(self.foreground) != self.own_frames:
+            raise ValueError(f"words of shape {list(self.foreground.shape)} do not lie in {self.own_frames} frames")
+        _require_grid("the layer of the words", tuple(self.foreground.shape[1:]), self.latent_size)
 
     def _require_edits(self) -> None:
         own = range(self.own_frames)
@@ -219,7 +250,7 @@ class MotionRepresentation:
         """Bytes of all tensors."""
         taps = (tap for taps in self.windows.values() for tap in taps.values())
         stored = sum(tap.values.nbytes + tap.indices.nbytes for tap in taps)
-        return stored + (0 if self.mask is None else self.mask.nbytes)
+        return stored + sum(0 if held is None else held.nbytes for held in (self.mask, self.foreground))
 
     @property
     def coverage(self) -> float:
@@ -238,9 +269,10 @@ class MotionRepresentation:
             RepresentationMismatchError: it has not; the message says both numbers.
         """
         if frames != self.frames:
-            what = "frames" if self.provenance.group == 1 else f"latent frames ({self.shown_frames} of the video)"
+            group = self.provenance.group
+            latent = "" if group == 1 else f" (latent ones, each but the first {group} of the video's)"
             raise RepresentationMismatchError(
-                f"the motion representation has {self.frames} {what}, the latent to sample has {frames}: make both "
-                f"the same (frames of Load Reference Video, length or batch size of the empty latent), or put Retime "
-                f"Motion between"
+                f"the motion representation has {self.frames} frames, the latent to sample has {frames}{latent}: make "
+                f"both the same (frames of Load Reference Video, length or batch size of the empty latent), or put "
+                f"Retime Motion between"
             )

@@ -56,6 +56,26 @@ def held_throughout(representation: MotionRepresentation) -> dict[Window, dict[s
     return {window: held_against(representation, window, Crop(0, 0, *size), size) for window in windows}
 
 
+def foreground_held(representation: MotionRepresentation) -> Tensor | None:
+    """Where the reference's words lie in the frame that is guided, ``[f, y, x]`` in float32, 0 to 1.
+
+    In the motion's own grid, retimed and placed as the motion is; 0 outside its frame. None if no words were read.
+    """
+    found = representation.foreground
+    if found is None:
+        return None
+    found = found.float()
+    if representation.timing is not None:
+        found = found[list(representation.timing)]
+    size = representation.latent_size
+    if representation.frame != Frame():
+        cells = Cells(size, halvings(size, found.shape[1] * found.shape[2]))
+        rows, columns = cells.at(*cells.centres(Crop(0, 0, *size)), size, representation.frame)
+        inside = (rows >= 0)[:, None] & (columns >= 0)
+        found = found[:, rows.clamp(min=0)][:, :, columns.clamp(min=0)] * inside
+    return found
+
+
 def _seen(
     tap: TapRepresentation, representation: MotionRepresentation, window: Window, crop: Crop, size: Size
 ) -> TapRepresentation:

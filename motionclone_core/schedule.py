@@ -33,7 +33,7 @@ def sigma_at(timestep: int) -> float:
 
 
 def uneven_timesteps(
-    steps: int, guided_steps: int, ratio: float, *, timesteps: int = TRAIN_TIMESTEPS
+    steps: int, guided_steps: int, ratio: float | None, *, timesteps: int = TRAIN_TIMESTEPS
 ) -> list[int]:
     """Timesteps that crowd the guided steps into the noisiest part of the schedule.
 
@@ -45,7 +45,8 @@ def uneven_timesteps(
     Args:
         steps: N, at least 1.
         guided_steps: G, 0 to N.
-        ratio: the part of the noise schedule that the guided steps share, between 0 and 1.
+        ratio: the part of the noise schedule that the guided steps share, between 0 and 1; None spreads all steps
+            evenly, as the first version does.
         timesteps: how many of the schedule's 1000 there are to lay the steps over, from 0 on: fewer for a
             run that does not start at pure noise.
 
@@ -59,13 +60,14 @@ def uneven_timesteps(
         raise ValueError(f"steps is {steps}: at least 1 is needed")
     if not 0 <= guided_steps <= steps:
         raise ValueError(f"guided steps are {guided_steps} of {steps} steps: choose from 0 to {steps}")
-    if not 0.0 < ratio < 1.0:
+    if ratio is not None and not 0.0 < ratio < 1.0:
         raise ValueError(f"ratio is {ratio}: it must lie between 0 and 1, such as 0.3")
-    boundary = int((1 - ratio) * timesteps) if guided_steps else timesteps
+    if guided_steps == 0 or ratio is None:
+        _check_room("even" if guided_steps else "unguided", steps, timesteps)
+        return _from_the_top(0, timesteps - 1, steps)
+    boundary = int((1 - ratio) * timesteps)
     _check_room("guided", guided_steps, timesteps - boundary)
     _check_room("unguided", steps - guided_steps, boundary)
-    if guided_steps == 0:
-        return _from_the_top(0, timesteps - 1, steps)
     guided = _from_the_top(boundary, timesteps - 1, guided_steps)
     return guided + _descending(0, boundary - 1, steps - guided_steps)
 
@@ -237,12 +239,13 @@ class Preset:
 
     ``cfg`` is ComfyUI's: the paper's classifier-free guidance s = 7.5 is 8.5 here. ``limit`` and ``update_rule`` are
     those of `guidance.corrected_denoised`. ``k`` is how many entries per row the motion is read with; guidance takes
-    any.
+    any. A ``ratio`` of None spreads all steps evenly. ``block_weights`` are pairs of a block and what ``weight`` is
+    multiplied by there.
     """
 
     steps: int
     guided_steps: int
-    ratio: float
+    ratio: float | None
     weight: float = 2000.0
     warm_up: int = 10
     cool_down: int = 10
@@ -250,6 +253,7 @@ class Preset:
     limit: float | None = None
     update_rule: UpdateRule = "published"
     k: int = 1
+    block_weights: tuple[tuple[str, float], ...] = ()
 
     @property
     def window(self) -> GuidanceWindow:
@@ -284,6 +288,11 @@ PRESETS: dict[str, Preset] = {
     "object": Preset(steps=300, guided_steps=180, ratio=0.4),
     "image to video": Preset(steps=100, guided_steps=40, ratio=0.3),
     "sketch": Preset(steps=200, guided_steps=120, ratio=0.4),
+    # Published weights 20000 and 10000, each a mean over the twelve layers of both blocks.
+    "first version": Preset(
+        steps=200, guided_steps=120, ratio=None, weight=20000 / 12, cool_down=0,
+        block_weights=(("up_blocks.1", 1.0), ("up_blocks.2", 0.5)),
+    ),
     # By trial, on the embedded model (docs/FIDELITY.md).
     "fast": Preset(steps=30, guided_steps=20, ratio=0.4, warm_up=0, cool_down=8, update_rule="normalised", k=2),
 }

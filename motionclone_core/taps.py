@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 DEFAULT_BLOCKS = "up_blocks.1"
@@ -18,6 +18,7 @@ AUTO_BLOCKS = "auto"
 _NAME = re.compile(r"(?P<stage>down_blocks|mid_block|up_blocks)(?:\.(?P<block>\d+))?"
                    r"\.motion\.(?P<module>\d+)\.attention\.(?P<layer>\d+)")
 _OF_TRANSFORMER = re.compile(r"blocks\.(?P<block>\d+)\.attention")
+_NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?|\.\d+", re.IGNORECASE)
 _STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
@@ -93,3 +94,39 @@ def _blocks_that_exist(names: Sequence[str]) -> str:
     if len(blocks) > 2 and all(_OF_TRANSFORMER.fullmatch(name) for name in names):
         return f"this model has: {blocks[0]} to {blocks[-1]}"
     return f"this model has: {', '.join(blocks) or 'none'}"
+
+
+def weights_of(text: str) -> dict[str, float]:
+    """``"up_blocks.1: 1, up_blocks.2: 0.5"`` as numbers by pattern; an empty text is none.
+
+    Raises:
+        ValueError: an entry is not a pattern, a colon and a number of at least 0, or stands there twice.
+    """
+    weights: dict[str, float] = {}
+    for entry in (part.strip() for part in text.split(",") if part.strip()):
+        name, _, number = (part.strip() for part in entry.rpartition(":"))
+        if not name or not _NUMBER.fullmatch(number):
+            raise ValueError(
+                f"{entry!r} is no weight of a block: write a block, a colon and a number of at least 0, such as "
+                f"'up_blocks.1: 1, up_blocks.2: 0.5'"
+            )
+        if name in weights:
+            raise ValueError(f"{name} has two weights, {weights[name]:g} and {float(number):g}: give it one")
+        weights[name] = float(number)
+    return weights
+
+
+def weights_by_tap(available: Iterable[str], weights: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each tap that a pattern names, in the order of execution; see `select_taps` for patterns.
+
+    Raises:
+        UnknownTapError: a pattern matches none of them.
+        ValueError: a tap is named twice.
+    """
+    names, found = list(available), {}
+    for pattern, weight in weights.items():
+        for name in select_taps(names, pattern):
+            if name in found:
+                raise ValueError(f"{name} has two weights, {found[name]:g} and {weight:g}: name it once")
+            found[name] = weight
+    return {name: found[name] for name in sorted(found, key=execution_order)}

@@ -10,11 +10,12 @@ from comfy_api.latest import io
 
 from ..motionclone_core.editing import REPEATS, Repeat, masked, placed, retimed, timing
 from ..motionclone_core.mixing import Motion, MotionPart, edited
-from ..motionclone_core.representation import MotionRepresentation
+from ..motionclone_core.representation import latent_frames
 from ..motionclone_core.schedule import INTERPOLATIONS, Interpolation, Keyframe, StrengthCurve
+from ..motionclone_core.series import AnyReading
 from .sockets import MotionCurve, MotionRep, node_schema
 
-AnyMotion = MotionRepresentation | Motion
+AnyMotion = AnyReading | Motion
 
 
 def _motion_input() -> Any:
@@ -76,8 +77,9 @@ class RetimeMotion(io.ComfyNode):
         cls, motion_rep: AnyMotion, frames: int, speed: float, offset: float, reverse: bool, repeat: Repeat
     ) -> io.NodeOutput:
         """See the class."""
-        source = motion_rep.frames
-        follows = timing(source, frames, speed=speed, offset=offset, reverse=reverse, repeat=repeat)
+        group = Motion.of(motion_rep).representations[0].provenance.group
+        wanted, begin = latent_frames(frames, group), offset / group
+        follows = timing(motion_rep.frames, wanted, speed=speed, offset=begin, reverse=reverse, repeat=repeat)
         return io.NodeOutput(edited(motion_rep, partial(retimed, follows=follows)))
 
 

@@ -8,8 +8,10 @@ from .edit import CombineMotions, MaskMotion, MotionStrengthKeyframe, PlaceMotio
 from .extract import ExtractMotionRepresentation
 from .files import LoadMotionRep, SaveMotionRep, register_folder
 from .guide import ApplyMotionGuidance, MotionCloneGuidedKSampler, MotionCloneScheduler
+from .invert import InvertReference
 from .preview import PreviewMotionRepresentation
 from .score import BestMotion, MotionSeeds, ScoreMotion
+from .semantics import EncodePromptWithWords, PreviewSemanticMasks, SemanticGuidance
 from .video import LoadReferenceVideo
 
 
@@ -21,6 +23,7 @@ class MotionCloneExtension(ComfyExtension):
         register_folder()  # before a drop-down looks into it; ComfyUI 0.8 calls no on_load
         return [
             LoadReferenceVideo,
+            InvertReference,
             ExtractMotionRepresentation,
             ApplyMotionGuidance,
             MotionCloneScheduler,
@@ -36,4 +39,7 @@ class MotionCloneExtension(ComfyExtension):
             ScoreMotion,
             MotionSeeds,
             BestMotion,
+            EncodePromptWithWords,
+            SemanticGuidance,
+            PreviewSemanticMasks,
         ]

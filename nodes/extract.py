@@ -6,15 +6,21 @@ import logging
 from typing import Any
 
 import comfy.sample
+import comfy.utils
 import torch
 from comfy_api.latest import io
 
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from ..motionclone_core.hosts.comfy_extraction import run_once
 from ..motionclone_core.hosts.comfy_host import host_of
-from ..motionclone_core.representation import Provenance
+from ..motionclone_core.hosts.comfy_inversion import noisy_latents
+from ..motionclone_core.inversion import Inversion
+from ..motionclone_core.representation import Provenance, latent_frames
+from ..motionclone_core.semantics import Words
+from ..motionclone_core.series import MotionSeries
 from ..motionclone_core.taps import AUTO_BLOCKS, select_taps
-from .sockets import MotionRep, node_schema
+from .reference import reference_inputs, reference_latents
+from .sockets import InversionSocket, MotionRep, MotionWords, node_schema
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +77,31 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the noise that is added to the reference.",
                 ),
-                io.Image.Input(
-                    "images",
-                    optional=True,
-                    tooltip="Frames of the reference, at the size to sample at. Needs the VAE; leave latent empty.",
-                ),
-                io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="The reference, encoded already. Leave images and VAE empty.",
-                ),
+                *reference_inputs(),
                 io.String.Input(
                     "source",
                     default="",
                     optional=True,
                     tooltip="A name for the reference, kept in the representation and in saved files.",
+                ),
+                InversionSocket.Input(
+                    "inversion",
+                    optional=True,
+                    tooltip="The same reference from Invert Reference (DDIM): it is read in place of the noised one, "
+                    "at the kept level nearest to t_alpha. Give the reference's own prompt as conditioning.",
+                ),
+                io.Boolean.Input(
+                    "every_level",
+                    default=False,
+                    optional=True,
+                    tooltip="Read the inversion at every level that it keeps, each for the steps nearest to it. Needs "
+                    "the inversion.",
+                ),
+                MotionWords.Input(
+                    "words",
+                    optional=True,
+                    tooltip="Words of the reference's prompt, for Semantic Guidance: keeps where they lie. Connect the "
+                    "conditioning of the same Encode Prompt with Words.",
                 ),
             ],
             outputs=[
@@ -109,37 +124,32 @@ class ExtractMotionRepresentation(io.ComfyNode):
         vae: Any = None,
         latent: dict[str, Any] | None = None,
         source: str = "",
+        inversion: Inversion | None = None,
+        every_level: bool = False,
+        words: Words | None = None,
     ) -> io.NodeOutput:
         """See the class."""
         host = host_of(model)
         log.info("motion is read from %s", host.title)
         taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
-        _require_reference(images, vae, latent)
-        samples = latent["samples"] if latent is not None else vae.encode(images[..., :3])
+        if images is not None:
+            latent_frames(len(images), host.group)
+        samples = reference_latents(images, vae, latent)
         video = host.video(samples)
+        if host.clips(samples) > 1:
+            raise ValueError(f"the reference holds {host.clips(samples)} videos, and a motion is read off one")
         require_extraction(t_alpha=t_alpha, k=k, frames=video.frames)
-        builder = RepresentationBuilder(taps, k=k, frames=video.frames, latent_size=(video.height, video.width))
+        latents = noisy_latents(model, samples, inversion, t_alpha=t_alpha, every_level=every_level)
         noise = comfy.sample.prepare_noise(samples, seed)
-        run_once(
-            model,
-            builder.observer,
-            latent=samples,
-            noise=noise,
-            timestep=t_alpha,
-            conditioning=conditioning,
-            seed=seed,
-        )
-        identity = host.identity
-        provenance = Provenance(source, identity.architecture, identity.fingerprint, t_alpha, seed, host.group)
-        return io.NodeOutput(builder.representation(provenance))
-
-
-def _require_reference(images: torch.Tensor | None, vae: Any, latent: dict[str, Any] | None) -> None:
-    """Check that the reference is connected in one way."""
-    if (images is None) == (latent is None):
-        raise ValueError(
-            "connect the reference once: either images together with a VAE, or a latent "
-            f"({'both are' if latent is not None else 'neither is'} connected)"
-        )
-    if latent is None and vae is None:
-        raise ValueError("the reference is given as images: connect a VAE to encode them, or give a latent")
+        identity, size = host.identity, (video.height, video.width)
+        progress = comfy.utils.ProgressBar(len(latents))
+        readings = []
+        for timestep, inverted in latents.items():
+            builder = RepresentationBuilder(taps, k=k, frames=video.frames, latent_size=size)
+            run = {"latent": samples, "noise": noise, "timestep": timestep, "inverted": inverted}
+            read = {"tokens": words.tokens if words is not None else (), "attend": builder.attend}
+            run_once(model, builder.observer, **run, **read, conditioning=conditioning, seed=seed)
+            made = Provenance(source, identity.architecture, identity.fingerprint, timestep, seed, host.group)
+            readings.append(builder.representation(made, words=bool(words and words.tokens)))
+            progress.update(1)
+        return io.NodeOutput(MotionSeries(tuple(readings)) if every_level else readings[0])

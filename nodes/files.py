@@ -9,8 +9,8 @@ from comfy_api.latest import io, ui
 
 from ..motionclone_core.mixing import Motion
 from ..motionclone_core.paths import list_inside, resolve_inside
-from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.serialization import SUFFIX, load_representation, next_free, save_representation
+from ..motionclone_core.series import AnyReading
 from .sockets import MotionRep, node_schema
 
 FOLDER = "motion_reps"
@@ -93,7 +93,7 @@ class SaveMotionRep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, motion_rep: MotionRepresentation | Motion, filename_prefix: str, folder: str) -> io.NodeOutput:
+    def execute(cls, motion_rep: AnyReading | Motion, filename_prefix: str, folder: str) -> io.NodeOutput:
         """See the class."""
         if isinstance(motion_rep, Motion):
             raise ValueError(f"{len(motion_rep.parts)} combined motions are not one: save each before Combine Motions")

@@ -12,7 +12,6 @@ from ..motionclone_core.hosts import comfy_sampling
 from ..motionclone_core.hosts.comfy_memory import MEMORY_MODES, MemoryMode
 from ..motionclone_core.hosts.comfy_runtime import RunSummary, with_guidance
 from ..motionclone_core.mixing import Motion
-from ..motionclone_core.representation import MotionRepresentation
 from ..motionclone_core.schedule import (
     PRESETS,
     UPDATE_RULES,
@@ -21,8 +20,11 @@ from ..motionclone_core.schedule import (
     StrengthCurve,
     UpdateRule,
 )
+from ..motionclone_core.semantics import Semantics
+from ..motionclone_core.series import AnyReading
+from ..motionclone_core.taps import weights_of
 from .reports import plot_of, show, shown_in
-from .sockets import MotionCurve, MotionRep, node_schema
+from .sockets import MotionCurve, MotionRep, MotionSemantics, node_schema
 
 _CUSTOM = "custom"
 
@@ -114,6 +116,23 @@ def _curve_input() -> Any:
     )
 
 
+def _first_version_inputs() -> list[Any]:
+    return [
+        io.String.Input(
+            "block_weights",
+            default="",
+            optional=True,
+            tooltip="What the weight is multiplied by in each block, such as up_blocks.1: 1, up_blocks.2: 0.5. Blocks "
+            "that are not named keep 1.",
+        ),
+        MotionSemantics.Input(
+            "semantics",
+            optional=True,
+            tooltip="From Semantic Guidance: puts what an unguided video shows where the reference's subject is.",
+        ),
+    ]
+
+
 def _steps_inputs() -> list[io.WidgetInput]:
     return [
         io.Int.Input(
@@ -180,6 +199,7 @@ class ApplyMotionGuidance(io.ComfyNode):
                 _limit_input(),
                 *_cost_inputs(),
                 _curve_input(),
+                *_first_version_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -189,7 +209,7 @@ class ApplyMotionGuidance(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation | Motion,
+        motion_rep: AnyReading | Motion,
         weight: float,
         start_step: int,
         guided_steps: int,
@@ -200,10 +220,13 @@ class ApplyMotionGuidance(io.ComfyNode):
         memory: MemoryMode = "auto",
         reuse: int = 1,
         curve: StrengthCurve | None = None,
+        block_weights: str = "",
+        semantics: Semantics | None = None,
     ) -> io.NodeOutput:
         """See the class."""
         window = curve or GuidanceWindow(start_step, guided_steps, warm_up, cool_down)
-        guidance = MotionGuidance(motion_rep, weight, window, update_rule, limit or None, reuse)
+        blocks = weights_of(block_weights)
+        guidance = MotionGuidance(motion_rep, weight, window, update_rule, limit or None, reuse, blocks, semantics)
         on_end = shown_in(cls.hidden.unique_id)
         return io.NodeOutput(with_guidance(model, guidance, memory=memory, on_end=on_end))
 
@@ -257,8 +280,8 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                     options=[_CUSTOM, *PRESETS],
                     default=_CUSTOM,
                     tooltip="A published setting, or fast, which follows in 30 steps. It replaces steps, guided steps, "
-                    "ratio, cfg, weight, warm-up, cool-down, update rule, limit and the scheduler below; custom uses "
-                    "what you set.",
+                    "ratio, cfg, weight, warm-up, cool-down, update rule, limit and the scheduler below, and first "
+                    "version the block weights; custom uses what you set.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -305,6 +328,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                 _limit_input(),
                 *_cost_inputs(),
                 _curve_input(),
+                *_first_version_inputs(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The video, as latents."),
@@ -325,7 +349,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        motion_rep: MotionRepresentation | Motion,
+        motion_rep: AnyReading | Motion,
         positive: Any,
         negative: Any,
         latent_image: dict[str, Any],
@@ -346,6 +370,8 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         memory: MemoryMode = "auto",
         reuse: int = 1,
         curve: StrengthCurve | None = None,
+        block_weights: str = "",
+        semantics: Semantics | None = None,
     ) -> io.NodeOutput:
         """See the class."""
         chosen = PRESETS.get(preset)
@@ -367,7 +393,10 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         sigmas = comfy_sampling.sigmas_for(
             model, scheduler=scheduler, sampler=sampler_name, preset=chosen, denoise=denoise
         )
-        guidance = MotionGuidance.of(motion_rep, chosen, curve=curve, reuse=reuse)
+        blocks = weights_of(block_weights)
+        guidance = MotionGuidance.of(
+            motion_rep, chosen, curve=curve, reuse=reuse, block_weights=blocks, semantics=semantics
+        )
         reports: list[RunSummary] = []
         latent = comfy_sampling.sample(
             with_guidance(model, guidance, memory=memory, on_end=reports.append),

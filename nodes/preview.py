@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..motionclone_core.mixing import Motion
-from ..motionclone_core.representation import MotionRepresentation
+from ..motionclone_core.series import AnyReading
 from ..motionclone_core.visualisation.preview import as_video, preview
 from .animations import animated
 from .sockets import MotionRep, node_schema
@@ -63,6 +63,15 @@ class PreviewMotionRepresentation(io.ComfyNode):
                     round=0.001,
                     tooltip="How fast the node plays the pictures.",
                 ),
+                io.Int.Input(
+                    "timestep",
+                    default=-1,
+                    min=-1,
+                    max=999,
+                    optional=True,
+                    tooltip="Of a motion read at several noise levels: show the reading nearest to this timestep. -1 "
+                    "is the one in the middle.",
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="A picture for each frame of the motion."),
@@ -77,15 +86,17 @@ class PreviewMotionRepresentation(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        motion_rep: MotionRepresentation | Motion,
+        motion_rep: AnyReading | Motion,
         taps: str,
         arrows: bool,
         opacity: float,
         fps: float,
         images: torch.Tensor | None = None,
+        timestep: int = -1,
     ) -> io.NodeOutput:
         """See the class."""
         reference = None if images is None else as_video(images)
-        shown = preview(motion_rep, reference, taps=taps, arrows=arrows, opacity=opacity)
+        at = None if timestep < 0 else timestep
+        shown = preview(motion_rep, reference, taps=taps, arrows=arrows, opacity=opacity, timestep=at)
         pictures = torch.from_numpy(shown.video).float() / 255
         return io.NodeOutput(pictures, torch.from_numpy(shown.heat), ui=animated(pictures, fps))

@@ -9,10 +9,20 @@ from typing import Any
 from comfy_api.latest import io
 
 MotionRep = io.Custom("MOTION_REP")
-"""Carries a `representation.MotionRepresentation` of the core, or several in a `mixing.Motion`."""
+"""Carries a `representation.MotionRepresentation` of the core, readings of one clip at several noise levels in a
+`series.MotionSeries`, or several motions in a `mixing.Motion`."""
+
+InversionSocket = io.Custom("INVERSION")
+"""Carries an `inversion.Inversion` of the core."""
 
 MotionCurve = io.Custom("MOTION_CURVE")
 """Carries a `motionclone_core.schedule.StrengthCurve`."""
+
+MotionWords = io.Custom("MOTION_WORDS")
+"""Carries a `motionclone_core.semantics.Words`."""
+
+MotionSemantics = io.Custom("MOTION_SEMANTICS")
+"""Carries a `motionclone_core.semantics.Semantics`."""
 
 CATEGORY = "MotionClone"
 

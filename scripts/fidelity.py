@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import ablation_cells
 import edit_cells
 from embedded.measuring import (
     FAST,
@@ -186,12 +187,13 @@ def write_page(args: argparse.Namespace) -> None:
         args: ``cases``, ``precision``, ``store`` and ``model``, as the command line gives them.
     """
     facts = facts_of(args)
-    origins, edits = (
-        {name: origin_of(setting, facts) for name, setting in named().items()} for named in (cells, edit_cells.cells)
+    origins, edits, ablation = (
+        {name: origin_of(setting, facts) for name, setting in named().items()}
+        for named in (cells, edit_cells.cells, ablation_cells.cells)
     )
     kinds = {case.index: case.kind for case in held_out_cases(args.cases, 0)}
     latents = card_of(args.model)["latents"]
-    write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents, kinds, edits)
+    write_report(args.store.parent / PAGE, args.store, sources(cells()), origins, latents, kinds, edits, ablation)
 
 
 def this_run() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ablation_cells import section as section_of_findings
 from edit_report import section
 from embedded.measuring import LIMITED
 from fidelity_cells import COLUMNS, CONSISTENCY, COSINE, PATH, SHAPE, Cell, gain, read_cells
@@ -125,6 +126,7 @@ def write_report(
     latents: str,
     kinds: Mapping[int, str],
     edits: Mapping[str, Any] | None = None,
+    ablation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page and its plots from the cells in the store.
 
@@ -136,6 +138,7 @@ def write_report(
         latents: the range of the training clips' latents.
         kinds: the motion of each reference.
         edits: what the records of `edit_cells.cells` have to say, in the folder ``edits`` of the store.
+        ablation: what those of `ablation_cells.cells` have to say, in the folder ``ablation``.
 
     Raises:
         SystemExit: nothing is measured.
@@ -164,6 +167,8 @@ def write_report(
             parts += [f"## {_TITLES[axis]}", _NOTES[axis].format_map(_NUMBERS)]
             parts += [table(of[axis], axis), _limited(of[axis])]
             parts += [f"![{axis}]({_link(page, store)}/{plot})"]
+    measured = read_cells(store / "ablation", {name: name for name in ablation or {}}, ablation or {})
+    parts += [section_of_findings(cells | measured, table)]
     parts += [section(store / "edits", edits or {}, cells.get(FAST))]
     page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 

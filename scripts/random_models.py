@@ -4,8 +4,9 @@
 They load like the real files and compute finite numbers, which is all that a numerical check needs, and they
 have to be downloaded from nowhere. 5.7 GB in fp16, made once (about a minute) and kept in
 ``MOTIONCLONE_MODELS``, else ``~/.cache/motionclone``. What `OTHERS` lists is made when a test asks for it, up to
-1.5 GB each. The shapes of the checkpoint come from ComfyUI's own classes, so the work is done by ComfyUI's
-interpreter; started with another one, this script hands over to it.
+1.5 GB each; the networks of `SMALL`, whose sizes ComfyUI reads off their files, take some 10 MB. The shapes come
+from ComfyUI's own classes, so the work is done by ComfyUI's interpreter; started with another one, this script
+hands over to it.
 
 A tensor depends on its name and shape only, not on the version of ComfyUI or the order of the keys.
 """
@@ -22,6 +23,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +92,13 @@ GAINS = (
     (r"first_stage_model\.quant_conv\.weight$", 10.0),
     (r"first_stage_model\.decoder\.conv_out\.weight$", 2.0),
     (r"(^|diffusion_model\.)out\.2\.weight$", 2.0),
+    # Of transformers: a text is to count, and a block to change what goes through it.
+    (r"text_proj\.weight$|text_embedding\.\d\.weight$", 4.0),
+    (r"time_embedding\.\d\.weight$|time_embedding_linear_\d\.weight$", 4.0),
+    (r"time_projection\.1\.weight$|norm\d\.linear\.weight$", 3.0),
+    (r"\.modulation$", 20.0),
+    (r"\.norm_[qk]\.weight$", 1.5),
+    (r"decoder\.head\.2\.weight$", 3.0),
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -132,6 +141,37 @@ OTHERS = {
 SDXL_UNET = "sdxl_vega_unet"
 CLIP_L = "clip_vit_large_patch14"
 """Both towers of CLIP with their projections in one file, as OpenAI's; ComfyUI knows no smaller ones."""
+
+WAN_CONFIG = {"dim": 256, "ffn_dim": 256, "num_heads": 2, "num_layers": 4, "out_dim": 16}
+COGVIDEOX_CONFIG = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 64,
+    "num_layers": 4,
+    "in_channels": 16,
+    "out_channels": 16,
+    "time_embed_dim": 128,
+    "text_embed_dim": 4096,
+    "use_rotary_positional_embeddings": True,
+}
+WAN_VAE_CONFIG = {"dim": 16, "z_dim": 16, "temperal_downsample": [False, True, True]}
+WAN, WAN_I2V, WAN_I2V_CLIP, VACE, COGVIDEOX, WAN_VAE = (
+    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_vace", "cogvideox", "wan_vae",
+)  # fmt: skip
+SMALL = {
+    WAN: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "t2v", "in_dim": 16}),
+    # As Wan 2.2 14B has it, whose pictures come as latents alone.
+    WAN_I2V: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "t2v", "in_dim": 36}),
+    # As Wan 2.1 has it, which sees them through CLIP as well.
+    WAN_I2V_CLIP: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "i2v", "in_dim": 36}),
+    VACE: (
+        "comfy.ldm.wan.model",
+        "VaceWanModel",
+        WAN_CONFIG | {"model_type": "vace", "in_dim": 16, "vace_layers": 1, "vace_in_dim": 96},
+    ),
+    COGVIDEOX: ("comfy.ldm.cogvideo.model", "CogVideoXTransformer3DModel", COGVIDEOX_CONFIG),
+    WAN_VAE: ("comfy.ldm.wan.vae", "WanVAE", WAN_VAE_CONFIG),
+}
+"""Networks of small shapes, by the name of their file: ComfyUI's class for each, and how it is made."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +256,24 @@ def ensure_other(found: ComfyUI, name: str) -> Path:
     if not model_file(name).is_file():
         _make_with(found, name)
     return model_file(name)
+
+
+def ensure_small(found: ComfyUI) -> dict[str, Path]:
+    """The files of `SMALL`, by their names; CogVideoX only of a ComfyUI that has it.
+
+    Raises:
+        subprocess.CalledProcessError: they could not be made; the output says why.
+    """
+    names = [name for name in SMALL if name != COGVIDEOX or has_cogvideox(found)]
+    missing = [name for name in names if not model_file(name).is_file()]
+    if missing:
+        _make_with(found, *missing)
+    return {name: model_file(name) for name in names}
+
+
+def has_cogvideox(found: ComfyUI) -> bool:
+    """Whether this ComfyUI runs CogVideoX natively."""
+    return (found.path / "comfy" / "ldm" / "cogvideo").is_dir()
 
 
 def _make_with(found: ComfyUI, *names: str) -> None:
@@ -347,6 +405,19 @@ def clip_shapes(comfyui: Path) -> Shapes:
     return {key: tuple(value.shape) for tower in towers for key, value in tower.state_dict().items()}
 
 
+def small_shapes(comfyui: Path, name: str) -> Shapes:
+    """Names and shapes of one of `SMALL`, read off ComfyUI's own class on the meta device."""
+    _make_comfy_importable(comfyui)
+    import comfy.ops
+    import torch
+
+    module, kind, config = SMALL[name]
+    options = {} if name == WAN_VAE else {"dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
+    with torch.device("meta"):
+        network = getattr(import_module(module), kind)(**config, **options)
+    return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
 def controlnet_shapes(comfyui: Path, *, hint_channels: int = 3) -> Shapes:
     """Names and shapes of a ControlNet for SD 1.5, read off ComfyUI's own class on the meta device."""
     _make_comfy_importable(comfyui)
@@ -393,8 +464,8 @@ def random_weights(shapes: Shapes) -> Iterator[tuple[str, torch.Tensor]]:
     for name, shape in shapes.items():
         if "pos_encoder" in name:
             value = _sinusoids(*shape)
-        elif len(shape) == 1:
-            value = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+        elif len(shape) == 1 or name.endswith(".gamma"):
+            value = torch.full(shape, _gain(name)) if name.endswith(("weight", "gamma")) else torch.zeros(shape)
         else:
             generator = torch.Generator().manual_seed(SEED ^ zlib.crc32(name.encode()))
             bound = _gain(name) / math.sqrt(math.prod(shape[1:]))
@@ -444,8 +515,9 @@ def make_models(comfyui: Path) -> None:
 
 
 def make_other(comfyui: Path, name: str) -> None:
-    """Writes the file of `SDXL_UNET`, of `CLIP_L` or of one of `OTHERS`. Runs under ComfyUI's interpreter."""
+    """Writes the file of `SDXL_UNET`, `CLIP_L` or one of `SMALL` or `OTHERS`. Runs under ComfyUI's interpreter."""
     read_off = {SDXL_UNET: sdxl_shapes, CLIP_L: clip_shapes}
+    read_off |= {small: partial(small_shapes, name=small) for small in SMALL}
     shapes = read_off[name](comfyui) if name in read_off else motion_module_shapes(OTHERS[name])
     write_safetensors(model_file(name), shapes)
 

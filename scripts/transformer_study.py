@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,17 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from embedded.grouping import grouped, ungrouped
 from embedded.measuring import Case, Result, held_out_cases, score, seed_for
 from embedded.model import NULL_CAPTION, EmbeddedModel, file_hash, load_model, word_ids
+from fidelity import this_run
 from fidelity_store import Record, cell_path, read_record, write_record
 from find_comfyui import PACK, find_comfyui
+from motionclone_core.paths import write_whole
 from motionclone_core.schedule import Preset
+from transformer_report import page, section
 
 STORE = PACK / "docs" / "transformers"
+PAGE = PACK / "docs" / "TRANSFORMERS.md"
 FILES = {family: PACK / "embedded" / f"{family}_drawn.safetensors" for family in ("cogvideox", "wan")}
 TEXT_WIDTH = {"cogvideox": 64, "wan": 4096}
 FRAMES = 25
@@ -137,7 +143,7 @@ def measure(
 ) -> None:
     """Sample and score what the store has not yet."""
     cases = held_out_cases(args.first + args.cases, 0, frames=FRAMES)[args.first :]
-    origins = {n: {"model": file_hash(FILES[family])[:16], "setting": asdict(s)} for n, s in chosen.items()}
+    origins = {name: _origin(family, setting) for name, setting in chosen.items()}
     paths = {name: cell_path(args.store, f"{family}/{name}") for name in chosen}
     for start in range(0, len(cases), BATCH):
         batch = cases[start : start + BATCH]
@@ -155,20 +161,62 @@ def measure(
             print(name, *(f"{row['path_error']:.2f}" for row in rows), flush=True)
 
 
+def write_page(store: Path) -> None:
+    """docs/TRANSFORMERS.md from what is in the store."""
+    sections = []
+    for family, file in FILES.items():
+        if file.is_file():
+            origins = {name: _origin(family, setting) for name, setting in cells(family).items()}
+            sections.append(section(family, store, origins, _card(family), _spoken(CHOSEN[family])))
+    write_whole(PAGE, page(sections).encode())
+
+
+def _origin(family: str, setting: TransformerSetting) -> dict[str, Any]:
+    return {"model": file_hash(FILES[family])[:16], "setting": asdict(setting)}
+
+
+def _card(family: str) -> dict[str, str]:
+    file = FILES[family]
+    with safe_open(file, "pt") as opened:
+        card, names = opened.metadata(), list(opened.keys())
+        shapes = {name: opened.get_slice(name).get_shape() for name in names}
+    own = {name: shape for name, shape in shapes.items() if not name.startswith("captions")}
+    blocks = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
+    width = own["patch_embed.proj.weight" if family == "cogvideox" else "patch_embedding.weight"][0]
+    count = sum(math.prod(shape) for shape in own.values())
+    size = f"{file.stat().st_size / 2**20:.1f}"
+    facts = {"file": file.name, "hash": file_hash(file), "size": size, "parameters": str(count)}
+    return {**card, **facts, "blocks": str(blocks), "width": str(width)}
+
+
+def _spoken(setting: TransformerSetting) -> str:
+    shift = f", shift {setting.shift:g}" if setting.shift else ""
+    return (
+        f"As chosen: {setting.steps} steps of {setting.sampler}{shift}, CFG {setting.cfg:g}; the first "
+        f"{setting.guided_steps} guided, in the noisiest {100 * setting.ratio:.0f} % of the schedule, cooling "
+        f"down over {setting.cool_down}; rule `{setting.update_rule}`, weight {setting.weight:g}, k {setting.k}, "
+        f"t_alpha {setting.t_alpha}, blocks {setting.blocks or 'auto'}."
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("family", choices=tuple(FILES))
+    parser.add_argument("families", nargs="*", default=list(FILES), help=", ".join(FILES))
     parser.add_argument("--cells", default="*", help="shell pattern of cells, such as 'main/*'")
     parser.add_argument("--cases", type=int, default=16)
     parser.add_argument("--first", type=int, default=0, help="first reference; above 0 no page is written")
-    parser.add_argument("--run", default="", help="date and machine")
+    parser.add_argument("--report", action="store_true", help="only write the page")
     parser.add_argument("--store", type=Path, default=STORE)
     args = parser.parse_args(arguments)
     args.store.mkdir(parents=True, exist_ok=True)
-    chosen = {name: setting for name, setting in cells(args.family).items() if fnmatchcase(name, args.cells)}
-    if not chosen:
-        raise SystemExit(f"no cell matches {args.cells!r}: there are {', '.join(cells(args.family))}")
-    measure(load_model(), args.family, chosen, args)
+    args.run = this_run()
+    for family in [] if args.report else args.families:
+        chosen = {name: setting for name, setting in cells(family).items() if fnmatchcase(name, args.cells)}
+        if not chosen:
+            raise SystemExit(f"no cell matches {args.cells!r}: there are {', '.join(cells(family))}")
+        measure(load_model(), family, chosen, args)
+    if not args.first and args.store == STORE:
+        write_page(STORE)
 
 
 if __name__ == "__main__":

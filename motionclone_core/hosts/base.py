@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..grids import Crop, Size
 from ..representation import Window
+from ..semantics import Appearance
 
 _FINGERPRINT_SAMPLES = 4096
 
@@ -124,6 +125,8 @@ class View:
         size: height and width of that latent.
         step: of the run, counted from 0.
         total_steps: of the run.
+        timestep: what the network is told of the noise, 0 to 999.
+        appearance: what an unguided video shows at this step, if the guide asks for one.
     """
 
     windows: Sequence[Window]
@@ -131,6 +134,29 @@ class View:
     size: Size
     step: int = 0
     total_steps: int = 1
+    timestep: float = 0.0
+    appearance: Appearance | None = None
+
+
+class CallObserver(AttentionObserver, Protocol):
+    """Reads an unguided video's call of the model, without a gradient."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Tokens of the prompt whose cross-attention it wants; none if it needs none."""
+        ...
+
+    def attend(self, attention: Tensor) -> None:
+        """Receive cross-attention to these tokens, averaged over them, layers and heads, ``[f, p]``."""
+        ...
+
+    def result(self) -> Appearance:
+        """What was read.
+
+        Raises:
+            ValueError: the call left something out.
+        """
+        ...
 
 
 class Guide(Protocol):
@@ -156,6 +182,22 @@ class Guide(Protocol):
     @property
     def reuse(self) -> int:
         """How many steps in a row share one gradient; 1 takes one at every step."""
+        ...
+
+    def compares(self, step: int, total_steps: int) -> bool:
+        """Whether a step is held against an unguided video of the same noise and prompt.
+
+        A host that samples one beside the guided video says in the step's `View` what it shows.
+        """
+        ...
+
+    def reader(self, frames: int, size: Size) -> CallObserver:
+        """The observer of the unguided video's conditional call at such a step.
+
+        Args:
+            frames: of the video.
+            size: height and width of its latent.
+        """
         ...
 
     def observer(self, x: Tensor, view: View, *, scale: float) -> GradientObserver:

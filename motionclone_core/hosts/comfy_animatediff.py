@@ -41,7 +41,7 @@ class AnimateDiffHost:
 
     default_blocks = DEFAULT_BLOCKS
     group = 1
-    scaled = False
+    scaled = flow = False
 
     def __init__(self, patcher: Any) -> None:
         motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)
@@ -145,6 +145,10 @@ class AnimateDiffHost:
                 f"{seen} frames at once are more than the {limit} that the motion module {self.name} was made for: "
                 f"use at most {limit} {instead}"
             )
+
+    def slides(self, frames: int) -> bool:
+        """Whether so many frames are sampled in windows, or views."""
+        return self._sliding(frames) is not None
 
     def turns(self, frames: int) -> list[int]:
         """Steps of a run that together show every window that there is at any step: windows may move as it samples.
@@ -258,6 +262,22 @@ def own_schedule(patcher: Any) -> str | None:
     """The beta_schedule that AnimateDiff-Evolved chooses for a MODEL's motion module; None if it has none."""
     motion_models = patcher.get_additional_models_with_key(_MODELS_KEY)
     return motion_models[0].model.get_best_beta_schedule() if motion_models else None
+
+
+def settings_of(patcher: Any) -> list[list[Any]]:
+    """What of AnimateDiff-Evolved's settings changes a prediction: when, scale, effect, windows, views."""
+    attached = [model.get_attachment(_MODELS_KEY) for model in patcher.get_additional_models_with_key(_MODELS_KEY)]
+    params = patcher.get_attachment(_PARAMS_KEY)
+    context = None if params is None else params.context_options
+    windows = [] if context is None else list(context.contexts)
+    windows += [one.view_options for one in windows if one.view_options is not None]
+    of_each = ("timestep_percent_range", "scale_multival", "effect_multival")
+    of_windows = ("context_length", "context_overlap", "context_stride", "context_schedule", "fuse_method")
+    return [
+        [getattr(one, name, None) for name in names]
+        for found, names in ((attached, of_each), (windows, of_windows))
+        for one in found
+    ]
 
 
 def keep_block_settings(patcher: Any, clone: Any) -> None:

@@ -79,7 +79,8 @@ class TransformerHost:
     def __init__(self, patcher: Any, family: Family) -> None:
         self._patcher, self._family = patcher, family
         self._network = patcher.get_model_object("diffusion_model")
-        self.group = family.group
+        # A token of several latent frames begins with the first one's, so this is right to half a group.
+        self.group = family.group * self._patch[0]
 
     @property
     def title(self) -> str:
@@ -172,6 +173,13 @@ class TransformerHost:
         from .comfy_spaces import holds_scaled
 
         return holds_scaled(self._patcher)
+
+    @property
+    def flow(self) -> bool:
+        """Whether it is sampled by flow matching; see `comfy_spaces`."""
+        from .comfy_spaces import is_flow
+
+        return is_flow(self._patcher)
 
     def rerun(self) -> tuple[set[nn.Module], set[nn.Module]]:
         """The layers that keep much and may run again: blocks, and parts of those of them that may not."""

@@ -7,6 +7,7 @@ Shapes used here:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,8 @@ from ..representation import Window
 from .autograd import eager
 from .base import AttentionObserver, StopForward, UnsupportedModelError
 from .comfy_controls import require_controls, require_no_references
-from .comfy_host import Host, host_of
+from .comfy_crossattention import attending
+from .comfy_host import Host, host_of, require_image_model
 from .comfy_runtime import without_guidance
 from .comfy_spaces import sigma_at, with_ordinary_samplers
 
@@ -36,6 +38,9 @@ def run_once(
     timestep: float,
     conditioning: Any,
     seed: int,
+    inverted: Tensor | None = None,
+    tokens: Sequence[int] = (),
+    attend: Callable[[Tensor], None] | None = None,
 ) -> None:
     """Noise a latent to ``timestep`` and run the model on it once, conditional only.
 
@@ -50,27 +55,58 @@ def run_once(
         timestep: 0 to 999.
         conditioning: what the pass is conditioned on.
         seed: of the run, for patches that ask for one.
+        inverted: what the model sees in place of the noised latent, in its own scale and of unit variance, same shape.
+        tokens: of the conditioning's prompt, whose cross-attention is read too.
+        attend: receives it, averaged over tokens, layers and heads, ``[f, p]``.
 
     Raises:
-        UnsupportedModelError: no host knows the MODEL, or its motion module is off at the timestep.
+        UnsupportedModelError: no host knows the MODEL, or its motion module is off at the timestep; or words are to be
+            read in windows, or of a transformer.
         RepresentationMismatchError: more frames than the motion module takes, or conditions that do not fit them.
     """
     patcher = with_ordinary_samplers(without_guidance(patcher))
     host = host_of(patcher)
     video = host.video(latent)
     host.require_video(video)
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape))
+    words = _Words(tuple(tokens), attend)
+    if words.tokens:
+        require_image_model(host, "reading words of the reference")
+    if words.tokens and host.slides(video.frames):
+        raise UnsupportedModelError(
+            "words of the reference are read in a clip that the model sees whole: take Context Options away, or give "
+            "Semantic Guidance a reference_mask in place of words"
+        )
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _observed_call(host, observer_of, latent.shape, words))
+    guider = conditional_guider(patcher, conditioning, video.frames)
+    sigmas = torch.stack([sigma_at(patcher, timestep).detach().cpu(), torch.zeros(())])
+    sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(video.frames), inverted))
+    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+
+
+def conditional_guider(patcher: Any, conditioning: Any, frames: int) -> comfy.samplers.CFGGuider:
+    """A guider of one conditional pass alone.
+
+    Raises:
+        RepresentationMismatchError: conditions that do not fit the frames.
+    """
     guider = comfy.samplers.CFGGuider(patcher)
     guider.inner_set_conds({"positive": conditioning})
-    require_controls(guider.original_conds.values(), video.frames)
+    require_controls(guider.original_conds.values(), frames)
     guider.set_cfg(1.0)
-    sigmas = torch.stack([sigma_at(patcher, timestep).detach().cpu(), torch.zeros(())])
-    sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(video.frames)))
-    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+    return guider
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Whose cross-attention is read, and who receives it."""
+
+    tokens: tuple[int, ...] = ()
+    attend: Callable[[Tensor], None] | None = None
 
 
 def _call_model(
     turns: Sequence[int],
+    inverted: Tensor | None,
     model: Callable[..., Tensor],
     x: Tensor,
     sigmas: Tensor,
@@ -78,6 +114,8 @@ def _call_model(
     callback: Callable[[dict], None] | None = None,
     **_: object,
 ) -> Tensor:
+    if inverted is not None:
+        x = inverted.to(x) * (1 + sigmas[0].to(x) ** 2).sqrt()
     for turn in turns:
         if turn and callback is not None:
             # AnimateDiff-Evolved counts the steps by it, and places its windows by their number.
@@ -87,7 +125,7 @@ def _call_model(
 
 
 def _observed_call(
-    host: Host, observer_of: Callable[..., AttentionObserver], latent_shape: torch.Size
+    host: Host, observer_of: Callable[..., AttentionObserver], latent_shape: torch.Size, words: _Words
 ) -> Callable[..., Tensor]:
     read: set[tuple[Window, ...]] = set()
 
@@ -109,9 +147,13 @@ def _observed_call(
         _require_whole(x, (len(window), *latent_shape[1:]) if len(latent_shape) == 4 else latent_shape)
         observer = observer_of(*views)
         _require_running(host, observer.taps)
-        options = dict(transformer_options)
+        network, options = executor.class_obj.diffusion_model, dict(transformer_options)
         check = throw_exception_if_processing_interrupted
-        with eager(), host.observing(observer, check, x=x, transformer_options=options):
+        with (
+            eager(),
+            attending(network, words.tokens, words.attend),
+            host.observing(observer, check, x=x, transformer_options=options),
+        ):
             try:
                 return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
             except StopForward:

@@ -44,6 +44,18 @@ def host_of(patcher: Any) -> Host:
     )
 
 
+def require_image_model(host: Host, what: str) -> None:
+    """Check that a model is one of images, with a motion module: what needs cross-attention, or a noise prediction.
+
+    Raises:
+        UnsupportedModelError: it is a transformer.
+    """
+    if not isinstance(host, AnimateDiffHost):
+        raise UnsupportedModelError(
+            f"{what} is for AnimateDiff, and this MODEL is {host.title}: take it out of this graph"
+        )
+
+
 @cache
 def families() -> tuple[Family, ...]:
     """Every family that has a file."""

@@ -32,8 +32,9 @@ from ..representation import Window
 from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, View
 from .comfy_animatediff import keep_block_settings
+from .comfy_appearance import AppearanceBranch, require_whole
 from .comfy_controls import forget_batches, require_controls
-from .comfy_host import Host, host_of
+from .comfy_host import Host, host_of, require_image_model
 from .comfy_memory import MemoryMode
 from .comfy_recording import CallRecorder, ModelCall
 from .comfy_sampling import is_exact, require_falling, require_sampler
@@ -89,6 +90,7 @@ class _Run:
     host: Host
     recorder: CallRecorder
     shared: SharedGradient
+    branch: AppearanceBranch
     exact: bool = True
     total: int = 0
     step: _Step | None = None
@@ -122,6 +124,8 @@ class RunSummary:
         energies: the energy by step, counted from 0, where it was read.
         total: steps of the run, guided or not.
         saving: whether guided steps saved memory at the end.
+        model: what it was recognised as.
+        foreground: which part of the unguided video's frames the new words covered at the end; None without words.
     """
 
     guided: tuple[int, ...]
@@ -130,6 +134,8 @@ class RunSummary:
     energies: Mapping[int, float]
     total: int
     saving: bool
+    model: str
+    foreground: float | None = None
 
     def __str__(self) -> str:
         parts = [f"guided steps: {len(self.guided)}"]
@@ -140,7 +146,9 @@ class RunSummary:
             parts.append(f"left unguided, as the motion module was off: {self.off}")
         if energies:
             parts.append(f"energy: {energies[0]:.4g} -> {energies[-1]:.4g}")
-        return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}"])
+        if self.foreground is not None:
+            parts.append(f"the new words cover {self.foreground:.0%} of the unguided video")
+        return ", ".join([*parts, f"memory: {'memory' if self.saving else 'speed'}", f"model: {self.model}"])
 
 
 def with_guidance(
@@ -167,7 +175,7 @@ def with_guidance(
             "this MODEL is guided by a motion representation already: connect the MODEL from before "
             "Apply Motion Guidance"
         )
-    log.info("motion guidance: this model is %s", host_of(patcher).title)
+    host_of(patcher)
     guided = _with_resident_weights(patcher)
     keep_block_settings(patcher, guided)
     guided.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide, memory, on_end))
@@ -210,7 +218,8 @@ def _outer_sample(
         guide.require(host.identity, video)
         require_controls(guider.conds.values(), video.frames)
         recorder = CallRecorder(host, guide, memory, _raise_if_cancelled)
-        run = _Run(guide, host, recorder, SharedGradient(guide.reuse))
+        branch = AppearanceBranch(guide, host, _raise_if_cancelled)
+        run = _Run(guide, host, recorder, SharedGradient(guide.reuse, flow=host.flow), branch)
         options = guider.model_options.setdefault("transformer_options", {})
         options[_KEY] = run
         try:
@@ -238,6 +247,10 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
         run.exact = is_exact(executor.class_obj)
         if "multigpu_clones" in args[0]["model_options"]:
             raise GuidanceError("motion guidance runs on one GPU: take the multi-GPU node out of this graph")
+        if any(run.guide.compares(step, total) for step in range(total)):
+            noise, denoise_mask = args[2], args[4]
+            require_image_model(run.host, "Semantic Guidance")
+            require_whole(run.host, run.host.video(noise), model.conds, denoise_mask)
     return executor(model, sigmas, *args, **kwargs)
 
 
@@ -245,12 +258,19 @@ def _predict_noise(
     executor: Any, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None
 ) -> Tensor:
     run: _Run = model_options["transformer_options"][_KEY]
-    step = run.begin(timestep, model_options["transformer_options"]["sample_sigmas"])
+    sigmas = model_options["transformer_options"]["sample_sigmas"]
+    step = run.begin(timestep, sigmas)
+    positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
+
+    def predict(x: Tensor, sigma: float) -> Tensor:
+        return executor(x, torch.full_like(timestep, sigma), model_options, seed)
+
+    run.branch.follow(_step_index(sigmas, float(timestep.flatten()[0])), sigmas, x, positive, predict)
     if step is None:
         return executor(x, timestep, model_options, seed)
     gradient = run.shared.at(step.index, step.sigma)
     run.step = step if gradient is None else None
-    step.positive = frozenset(entry["uuid"] for entry in executor.class_obj.conds.get("positive", ()))
+    step.positive = positive
     try:
         denoised = executor(x, timestep, model_options, seed)
     finally:
@@ -310,6 +330,8 @@ def _calc_cond_batch(
     # Of a guided step the conditions are predicted apart, of others in one batch.
     forget_batches(conds)
     run: _Run = model_options["transformer_options"][_KEY]
+    if run.branch.predicting:
+        return run.branch.conditions(executor, model, conds, x_in, timestep, model_options)
     step, window = run.step, run.host.window(model_options["transformer_options"], x_in)
     # Some patches predict again inside a step (self-attention guidance and its like): those are not guided.
     guided = None if step is None or window in step.predicted else step.positive_among(conds)
@@ -348,13 +370,17 @@ def _apply_model(
     **kwargs: Any,
 ) -> Tensor:
     run: _Run | None = transformer_options.get(_KEY)
+    if run is not None and run.branch.reading:
+        with run.branch.observed(executor.class_obj.diffusion_model, x, transformer_options):
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     if run is None or not run.in_guided_pass or run.step is None:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     step, uuids = run.step, transformer_options["uuids"]
     call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, kwargs)
-    window = call.window(run.host)
+    window, shown = call.window(run.host), run.branch.shown
     crops = [step.crops[uuid] for uuid in uuids for _ in range(run.host.clips(x) // len(uuids) or 1)]
-    view = View(run.host.views(window), crops, step.latent_size, step.index, step.total)
+    timestep = float(executor.class_obj.model_sampling.timestep(t.flatten()[:1]))
+    view = View(run.host.views(window), crops, step.latent_size, step.index, step.total, timestep, shown)
     prediction, gradient = run.recorder.gradient(call, view)
     step.calls.update(zip([(window, uuid) for uuid in uuids], gradient.value.chunk(len(uuids)), strict=True))
     step.energies.extend(gradient.energies)
@@ -435,6 +461,8 @@ def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
         energies=dict(run.energies),
         total=run.total,
         saving=run.recorder.saving,
+        model=run.host.title,
+        foreground=run.branch.share,
     )
     if run.guided or run.skipped or run.off:
         log.info("motion guidance: %s", summary)

@@ -122,7 +122,7 @@ def require_falling(sigmas: Tensor) -> None:
 
 
 def uneven_sigmas(
-    patcher: Any, *, steps: int, guided_steps: int, ratio: float, denoise: float = 1.0
+    patcher: Any, *, steps: int, guided_steps: int, ratio: float | None, denoise: float = 1.0
 ) -> Tensor:
     """The uneven timesteps as sigmas.
 
@@ -130,7 +130,7 @@ def uneven_sigmas(
         patcher: MODEL, whose noise schedule turns timesteps into sigmas.
         steps: N.
         guided_steps: G, the first of them.
-        ratio: the part of the noise schedule that the guided steps share.
+        ratio: the part of the noise schedule that the guided steps share; None spreads all steps evenly.
         denoise: below 1 all N steps, the guided ones first, share this part of the schedule.
 
     Returns:

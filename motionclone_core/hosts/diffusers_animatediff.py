@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..grids import Crop, RepresentationMismatchError
+from ..inversion import Level, inversion_timesteps, inverted, levels_of
 from ..representation import Window
 from ..schedule import alphas_cumprod, beside_a_seam, sigma_at
 from ..taps import tap_name
@@ -176,14 +177,71 @@ def observe_reference(
     Raises:
         RepresentationMismatchError: more frames than the motion modules take.
     """
-    host.require_video(latent.shape[2])
+    observe_noisy(host, observer, z=noised(latent, noise, timestep), timestep=timestep, text=text)
+
+
+def noised(latent: Tensor, noise: Tensor, timestep: int) -> Tensor:
+    """z at a timestep, of a clean latent and standard normal noise of one shape."""
     abar = float(alphas_cumprod()[timestep])
-    z = math.sqrt(abar) * latent + math.sqrt(1 - abar) * noise
+    return math.sqrt(abar) * latent + math.sqrt(1 - abar) * noise
+
+
+@torch.no_grad()
+def observe_noisy(
+    host: DiffusersAnimateDiff, observer: AttentionObserver, *, z: Tensor, timestep: int, text: Tensor
+) -> None:
+    """As `observe_reference`, of a latent ``[b, c, f, h, w]`` that has its noise already, such as an inverted one."""
+    host.require_video(z.shape[2])
     with host.observing(observer):
         try:
             host.predict(z, timestep, text)
         except StopForward:
             return
+
+
+# --- inversion --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def invert(
+    host: DiffusersAnimateDiff,
+    latent: Tensor,
+    text: Tensor,
+    *,
+    steps: int,
+    keep: Collection[int] | None = None,
+    on_step: Callable[[Level], None] | None = None,
+) -> dict[int, Tensor]:
+    """The noisy latents that clips would be sampled from, without guidance of any kind.
+
+    Args:
+        host: the model.
+        latent: clean, ``[b, c, f, h, w]``.
+        text: the references' own captions, ``[b or 1, l, d]``.
+        steps: of the inversion, see `inversion.inversion_timesteps`.
+        keep: the timesteps to keep, of the inversion's own; None keeps all. It ends at the last of them.
+        on_step: told of each level that is reached.
+
+    Returns:
+        z of the kept levels, shaped like the latent, by timestep, rising.
+
+    Raises:
+        ValueError: see `inversion.inversion_timesteps`.
+        RepresentationMismatchError: more frames than the motion modules take.
+    """
+    host.require_video(latent.shape[2])
+    timesteps = inversion_timesteps(steps)
+    keep = frozenset(timesteps if keep is None else keep)
+    levels = levels_of(timesteps, [sigma_at(timestep) for timestep in timesteps])
+    clean = latent.to(torch.promote_types(latent.dtype, torch.float32))
+    kept = {}
+    needed = (level for level in levels if level.timestep <= max(keep))
+    for level, z in inverted(clean, needed, lambda z, level: host.predict(z, level.timestep, text)):
+        if level.timestep in keep:
+            kept[level.timestep] = z
+        if on_step is not None:
+            on_step(level)
+    return kept
 
 
 # --- a guided run -----------------------------------------------------------------------------------------
@@ -342,7 +400,8 @@ class _Run:
             x = x[:, :, list(window)]
             frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
             crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
-            view = View((window,), crops, (x.shape[3], x.shape[4]), step.index, step.total)
+            size = (x.shape[3], x.shape[4])
+            view = View((window,), crops, size, step.index, step.total, step.timestep)
             observer = guide.observer(frames, view, scale=scale)
             with self.host.observing(observer):
                 noise = self._seen(rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text)

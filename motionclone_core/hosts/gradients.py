@@ -60,14 +60,15 @@ class GradientScale:
 class SharedGradient:
     """The last gradient of a run, for the steps that share it.
 
-    What is shared is the gradient by z = x / sqrt(1 + sigma^2), in which a step's push is written (paper, Eq. 2).
+    What is shared is the gradient by the latent z of unit variance, in which a step's push is written (paper, Eq. 2).
 
     Args:
         steps: how many steps share a gradient.
+        flow: whether x = (1 - sigma) z_0 + sigma * eps, and not z_0 + sigma * eps.
     """
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, *, flow: bool = False) -> None:
+        self._steps, self._kept_share = steps, (lambda sigma: 1.0 - sigma) if flow else (lambda sigma: 1.0)
         self._kept: tuple[int, Tensor] | None = None
 
     def at(self, step: int, sigma: float) -> Tensor | None:
@@ -75,9 +76,13 @@ class SharedGradient:
         # A step that comes before the one whose gradient is kept belongs to a pass that has started over.
         if self._steps == 1 or self._kept is None or not 0 <= step - self._kept[0] < self._steps:
             return None
-        return self._kept[1] / math.sqrt(1.0 + sigma**2)
+        return self._kept[1] / self._deviation(sigma)
 
     def keep(self, gradient: Tensor, step: int, sigma: float) -> None:
         """Remember a gradient by x, taken at ``sigma``; one that is not finite serves no other step."""
         if self._steps > 1 and bool(torch.isfinite(gradient).all()):
-            self._kept = (step, gradient * math.sqrt(1.0 + sigma**2))
+            self._kept = (step, gradient * self._deviation(sigma))
+
+    def _deviation(self, sigma: float) -> float:
+        """x / z."""
+        return math.hypot(self._kept_share(sigma), sigma)

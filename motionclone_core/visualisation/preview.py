@@ -17,7 +17,7 @@ from torch import Tensor
 from ..correspondence import Correspondence, correspondence
 from ..grids import Frame, RepresentationMismatchError
 from ..mixing import Motion, MotionPart
-from ..representation import MotionRepresentation
+from ..series import AnyReading
 from ..taps import select_taps
 from .arrows import draw_arrows
 from .canvas import Video, require_video
@@ -40,12 +40,13 @@ class Preview:
 
 
 def preview(
-    motion: Motion | MotionRepresentation,
+    motion: Motion | AnyReading,
     reference: Video | None = None,
     *,
     taps: str = "*",
     arrows: bool = True,
     opacity: float = OPACITY,
+    timestep: float | None = None,
 ) -> Preview:
     """Show a motion: its heat over the greyed reference, and arrows where it tells which way things move.
 
@@ -62,15 +63,16 @@ def preview(
         taps: which to show, see `taps.select_taps`; of each motion those that it has.
         arrows: whether to draw them.
         opacity: of the hottest colour, 0 to 1.
+        timestep: of a motion read at several noise levels the reading nearest to it is shown; None: the middle one.
 
     Raises:
         taps.UnknownTapError: a pattern matches none; the message lists what there is.
         RepresentationMismatchError: the reference has another number of frames; the message says both.
         ValueError: the reference is no video, or the opacity is outside 0 to 1.
     """
-    motion = Motion.of(motion)
+    motion = Motion.of(motion).at(timestep)
     names = select_taps(motion.taps, taps)
-    ground = _ground(motion, reference)
+    ground = ground_of(motion, reference)
     led = [(part, shown) for part in motion.parts if part.strength and (shown := _own(part, names))]
     if not led:
         raise ValueError(f"the motions that have {taps!r} are of strength 0: raise one of them, or name other taps")
@@ -128,7 +130,8 @@ def _own(part: MotionPart, names: tuple[str, ...]) -> str:
     return ", ".join(name for name in names if name in part.representation.taps)
 
 
-def _ground(motion: Motion, reference: Video | None) -> Video:
+def ground_of(motion: Motion, reference: Video | None) -> Video:
+    """What a motion is shown over; see `preview`."""
     first = motion.representations[0]
     if reference is None:
         height, width = (_CELL * side for side in first.latent_size)
@@ -151,7 +154,8 @@ def _timed(reference: Video, motion: Motion) -> Video:
     if alike and first.timing is not None and len(reference) == first.own_frames:
         return reference[list(first.timing)]
     if len(reference) != motion.frames:
-        has = f"the reference has {len(reference)} frames, the motion {motion.frames}"
+        seen = "" if group == 1 else f" latent ones ({first.shown_frames} of the video)"
+        has = f"the reference has {len(reference)} frames, the motion {motion.frames}{seen}"
         if not alike:
             raise RepresentationMismatchError(
                 f"{has}, made of motions of different timing: connect 1 image as a ground, or none"

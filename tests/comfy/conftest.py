@@ -10,7 +10,7 @@ import pytest
 
 from comfy_server import ComfyServer
 from find_comfyui import ComfyUI, ComfyUINotFound, check_interpreter, check_packs, find_comfyui
-from random_models import CLIP_L, ModelFiles, ensure_models, ensure_other
+from random_models import CLIP_L, WAN_VAE, ModelFiles, ensure_models, ensure_other, ensure_small
 from scenes import Studio, write_loras
 
 HERE = Path(__file__).parent
@@ -45,13 +45,21 @@ def models(comfyui: ComfyUI) -> ModelFiles:
 
 
 @pytest.fixture(scope="session")
+def small(comfyui: ComfyUI) -> dict[str, Path]:
+    """Diffusion transformers of small shapes, and a VAE of videos; made now if they are not in the cache."""
+    return ensure_small(comfyui)
+
+
+@pytest.fixture(scope="session")
 def server(
-    comfyui: ComfyUI, models: ModelFiles, tmp_path_factory: pytest.TempPathFactory
+    comfyui: ComfyUI, models: ModelFiles, small: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
     """The server that all tests share. A test that needs other arguments starts its own."""
     clip = ensure_other(comfyui, CLIP_L)
     linked = {
         "text_encoders": [clip],
+        "vae": [small[WAN_VAE]],
+        "diffusion_models": [file for name, file in small.items() if name != WAN_VAE],
         "clip_vision": [clip],
         "checkpoints": [models.checkpoint],
         "animatediff_models": [models.motion_module],

@@ -99,6 +99,15 @@ class Scene:
     def again(self, latent: Any) -> Node:
         return self.graph.add("MotionCloneProbeAgain", latent=latent, nonce=self.nonce)
 
+    def worded(self, text: str, words: str) -> Node:
+        """A prompt with words: a conditioning, and the words."""
+        return self.graph.add("MotionCloneWords", clip=self.checkpoint[1], text=text, words=words)
+
+    def semantic(self, worded: Any, **changes: Any) -> Node:
+        settings = {"weights": "up_blocks.1: 200, up_blocks.2: 100", "alone": 0.0, "sigma": 5.0}
+        settings |= {"reference_threshold": 0.3, "appearance_threshold": 0.3, **changes}
+        return self.graph.add("MotionCloneSemanticGuidance", words=worded[1], **settings)
+
     def extracted(self, **changes: Any) -> Node:
         reference = {} if "images" in changes else {"latent": self.encoded}
         inputs = {"model": self.model, "conditioning": self.negative, **reference}

@@ -26,7 +26,7 @@ def refused(studio: Studio, scene: Scene) -> Result:
     kind = result.exception_type.rpartition(".")[2]
     assert kind in {
         "ValueError", "UnsupportedModelError", "RepresentationMismatchError", "GuidanceError", "MotionFileError",
-        "UnknownTapError", "VideoError",
+        "UnknownTapError", "VideoError", "InversionMismatchError",
     }, result.log  # fmt: skip
     return result
 

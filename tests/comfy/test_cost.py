@@ -104,4 +104,5 @@ def test_the_guided_ksampler_reports_what_it_did(studio: Studio) -> None:
     sampled = scene.guided_ksampler(scene.extracted(), steps=2, guided_steps=1)
     shown = scene.graph.add("PreviewAny", source=sampled[1])
     (text,) = studio.run(scene).output(shown)["text"]
-    assert re.fullmatch(r"guided steps: 1, energy: [\d.e-]+ -> [\d.e-]+, memory: speed", text)
+    told = r"guided steps: 1, energy: [\d.e-]+ -> [\d.e-]+, memory: speed, model: AnimateDiff on SD1\.5, .*"
+    assert re.fullmatch(told, text)

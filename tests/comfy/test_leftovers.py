@@ -10,7 +10,8 @@ import pytest
 from scenes import STEPS, Array, Scene, Studio, only
 
 # What exists only while a model call or a run is under way. Guides and representations live in ComfyUI's cache.
-OF_A_RUN = {"_Run", "_Step", "ConstantWeights", "EnergyGradient", "Gradient", "RepresentationBuilder", "WindowReader"}
+OF_A_RUN = {"_Run", "_Step", "ConstantWeights", "EnergyGradient", "Gradient", "RepresentationBuilder", "WindowReader",
+            "AppearanceBranch", "AppearanceReader", "Appearance"}
 
 
 def unguided(studio: Studio) -> tuple[Array, dict[str, Any]]:

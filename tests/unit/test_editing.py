@@ -11,15 +11,15 @@ import torch
 
 from motionclone_core.editing import masked, placed, retimed, timing
 from motionclone_core.grids import Crop, Frame
-from motionclone_core.representation import MotionRepresentation, TapRepresentation
+from motionclone_core.representation import MotionRepresentation, Provenance, TapRepresentation
 from motionclone_core.resampling import held_against
 from toy_host import TAPS
 
 
-def motion(frames=4):
+def motion(frames=4, group=1):
     shape = (64, 1, frames, 1)
     tap = TapRepresentation(torch.rand(shape).half(), torch.zeros(shape, dtype=torch.uint8), (8, 8))
-    return MotionRepresentation.whole({TAPS[0]: tap}, (8, 8))
+    return MotionRepresentation.whole({TAPS[0]: tap}, (8, 8), Provenance(group=group))
 
 
 @pytest.mark.parametrize(
@@ -223,3 +223,19 @@ def test_an_edit_leaves_the_motion_that_it_was_made_of_alone():
     masked(placed(retimed(before, [0, 1, 1, 2]), x=0.1, y=0.1, scale=0.5), torch.ones(8, 8))
     assert (before.timing, before.mask, before.frame) == (None, None, Frame())
     assert before.windows is kept.windows
+
+
+def test_a_mask_for_each_frame_of_the_video_is_the_mean_of_each_group():
+    mask = torch.rand(9, 8, 8, generator=torch.Generator().manual_seed(3))
+    wanted = torch.stack([mask[0], mask[1:5].mean(0), mask[5:9].mean(0)])
+    assert torch.allclose(masked(motion(3, group=4), mask).mask.float(), wanted, atol=2.0**-11)
+
+
+def test_a_mask_for_each_latent_frame_is_taken_as_it_is():
+    mask = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(masked(motion(3, group=4), mask).mask, mask.half())
+
+
+def test_a_mask_of_other_frames_says_how_many_the_video_has():
+    with pytest.raises(ValueError, match=r"the mask has 5 frames, the motion 3 latent ones \(9 of the video\)"):
+        masked(motion(3, group=4), torch.ones(5, 8, 8))

@@ -80,3 +80,11 @@ def test_a_gradient_that_is_not_finite_is_not_shared():
     shared = SharedGradient(3)
     shared.keep(torch.tensor([1.0, math.inf]), 0, 3.0)
     assert shared.at(1, 2.0) is None
+
+
+def test_under_flow_matching_z_is_what_latent_and_noise_make_together():
+    # x = (1 - sigma) z_0 + sigma eps has the deviation sqrt((1 - sigma)^2 + sigma^2): 0.5 at 0.5 times sqrt 2, 1 at 1.
+    shared = SharedGradient(2, flow=True)
+    shared.keep(torch.tensor([3.0], dtype=torch.float64), 0, 1.0)
+    assert shared.at(1, 0.5).item() == pytest.approx(3.0 * math.sqrt(2.0))
+    assert shared.at(1, 0.0).item() == pytest.approx(3.0)

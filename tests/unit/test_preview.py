@@ -348,3 +348,26 @@ def test_energies_of_any_size_are_drawn_in_the_plot(energy):
 def test_a_plot_refuses(runs, steps, options, message):
     with pytest.raises(ValueError, match=message):
         energy_plot(runs, steps, **options)
+
+
+def _grouped(frames_shown):
+    """A motion of FRAMES latent frames of four, over pictures whose level says which they are."""
+    shown = motion()
+    shown = replace(shown, provenance=replace(shown.provenance, group=4))
+    ground = np.stack([np.full((64, 64, 3), 2 * i, np.uint8) for i in range(frames_shown)])
+    return preview(shown, ground, arrows=False, opacity=0.0).video
+
+
+def test_of_latent_frames_that_are_several_the_middle_one_is_shown():
+    # Latent frame 0 is frame 0, latent frame i the frames 4 i - 3 to 4 i.
+    plain = preview(motion(), grey(FRAMES, 64, 64, 2 * 6), arrows=False, opacity=0.0).video
+    video = _grouped(4 * (FRAMES - 1) + 1)
+    assert len(video) == FRAMES
+    assert np.array_equal(video[2], plain[2])
+    assert not np.array_equal(video[1], video[2])
+
+
+def test_pictures_that_are_neither_are_refused_with_both_numbers():
+    seen = 4 * (FRAMES - 1) + 1
+    with pytest.raises(RepresentationMismatchError, match=rf"{FRAMES} latent ones \({seen} of the video\)"):
+        _grouped(FRAMES + 1)

@@ -8,7 +8,13 @@ import torch
 from motionclone_core.attention import strongest, temporal_attention
 from motionclone_core.energy import sparse_energy
 from motionclone_core.grids import RepresentationMismatchError
-from motionclone_core.representation import MotionRepresentation, TapRepresentation, index_dtype
+from motionclone_core.representation import (
+    MotionRepresentation,
+    Provenance,
+    TapRepresentation,
+    index_dtype,
+    latent_frames,
+)
 from toy_host import HEADS, TAPS, Recorder, ToyHost, written_out_attention
 
 
@@ -154,3 +160,29 @@ def test_against_itself_the_energy_of_unrounded_values_is_exactly_0(k):
         queries, keys = queries.float(), keys.float()
         values, indices = strongest(temporal_attention(queries, keys, HEADS), k)
         assert sparse_energy(temporal_attention(queries, keys, HEADS), values, indices).item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("frames", "group", "expected"), [(1, 4, 1), (5, 4, 2), (49, 4, 13), (81, 4, 21), (81, 8, 11), (16, 1, 16)]
+)
+def test_a_video_s_frames_fill_latent_frames(frames, group, expected):
+    assert latent_frames(frames, group) == expected
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"), [(16, "16 frames.*4 after the first.*take 13 or 17"), (3, "3 frames.*take 5"), (0, "take")]
+)
+def test_frames_that_fill_no_whole_group_are_refused_with_those_that_do(frames, message):
+    with pytest.raises(ValueError, match=message):
+        latent_frames(frames, 4)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"), [(1, "has 4 frames, the latent"), (4, r"has 4 latent frames \(13 of the video\), the latent")]
+)
+def test_another_number_of_frames_is_refused_in_those_that_people_see(group, said):
+    motion = MotionRepresentation.whole({TAPS[1]: tap()}, (4, 6), Provenance(group=group))
+    assert motion.shown_frames == group * 3 + 1
+    motion.require_frames(4)
+    with pytest.raises(RepresentationMismatchError, match=f"{said} to sample has 5"):
+        motion.require_frames(5)

@@ -38,11 +38,21 @@ def published_formula(N, G, r):
 
 
 def test_presets_are_the_published_settings():
-    published = {name: preset for name, preset in PRESETS.items() if name != "fast"}
+    published = {name: preset for name, preset in PRESETS.items() if name not in ("fast", "first version")}
     assert {name: (p.steps, p.guided_steps, p.ratio) for name, p in published.items()} == PUBLISHED
     for preset in published.values():
         # The paper's guidance scale s is cfg - 1.
         assert (preset.weight, preset.warm_up, preset.cool_down, preset.cfg - 1) == (2000.0, 10, 10, 7.5)
+
+
+def test_the_first_version_weighs_its_blocks_and_spreads_its_steps_evenly():
+    first = PRESETS["first version"]
+    # Published: 20000 and 10000, averaged over the twelve layers of both blocks.
+    weights = {block: 12 * first.weight * factor for block, factor in first.block_weights}
+    assert weights == pytest.approx({"up_blocks.1": 20000, "up_blocks.2": 10000})
+    assert (first.steps, first.guided_steps, first.warm_up, first.cool_down, first.cfg) == (200, 120, 10, 0, 8.5)
+    evenly = np.round(np.linspace(0, 999, 200))[::-1].astype(int).tolist()
+    assert uneven_timesteps(first.steps, first.guided_steps, first.ratio) == evenly
 
 
 @pytest.mark.parametrize("setting", PUBLISHED.values(), ids=PUBLISHED)
@@ -206,8 +216,8 @@ def sigmas_at(timesteps):
     return [float(((1 - abar[t]) / abar[t]) ** 0.5) for t in timesteps] + [0.0]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_has_one_seam_where_its_guided_steps_end(name):
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.ratio is not None])
+def test_every_uneven_preset_has_one_seam_where_its_guided_steps_end(name):
     preset = PRESETS[name]
     sigmas = sigmas_at(uneven_timesteps(preset.steps, preset.guided_steps, preset.ratio))
     guided = range(preset.guided_steps)

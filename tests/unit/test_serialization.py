@@ -356,8 +356,8 @@ def test_a_deeply_nested_header_is_refused(path):
 
 def test_a_newer_version_asks_for_an_update(path):
     header, description, data = split(path)
-    join(path, header, data, description={**description, "format_version": 4})
-    assert "format version 4, this pack reads up to 3: update the pack" in refusal(path)
+    join(path, header, data, description={**description, "format_version": 5})
+    assert "format version 5, this pack reads up to 4: update the pack" in refusal(path)
     # Whatever else a newer version may look like.
     join(path, header, data, description={"format_version": 99})
     assert "format version 99" in refusal(path)
@@ -598,3 +598,12 @@ def test_a_folder_that_is_not_there_has_nothing_taken(tmp_path):
 def test_a_folder_of_that_name_is_taken(tmp_path):
     (tmp_path / "dance_00001.safetensors").mkdir()
     assert next_free(tmp_path / "dance").name == "dance_00002.safetensors"
+
+
+def test_how_many_frames_a_latent_frame_is_comes_back(tmp_path):
+    saved = representation(group=4, names=("blocks.2.attention", "blocks.10.attention"))
+    save_representation(saved, tmp_path / "grouped.safetensors")
+    loaded = load_representation(tmp_path / "grouped.safetensors")
+    assert_same(loaded, saved)
+    assert list(loaded.taps) == ["blocks.2.attention", "blocks.10.attention"]
+    assert loaded.provenance.group == 4

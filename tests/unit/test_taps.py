@@ -6,7 +6,14 @@ import random
 
 import pytest
 
-from motionclone_core.taps import UnknownTapError, block_of, execution_order, select_taps, tap_name
+from motionclone_core.taps import (
+    UnknownTapError,
+    block_of,
+    execution_order,
+    select_taps,
+    tap_name,
+    transformer_tap_name,
+)
 
 # SD 1.5 with AnimateDiff v3, in the order in which its UNet runs: two motion modules in each block on
 # the way down, one in the middle, three in each block on the way up, two attention layers in each.
@@ -101,3 +108,23 @@ def test_no_pattern_is_an_error_that_lists_the_blocks(patterns):
 def test_a_model_without_taps_is_said_to_have_none():
     with pytest.raises(UnknownTapError, match="none"):
         select_taps([], "up_blocks.1")
+
+
+OF_A_TRANSFORMER = [transformer_tap_name(i) for i in range(12)]
+
+
+def test_blocks_of_a_transformer_are_chosen_and_sorted_by_number():
+    shuffled = random.Random(2).sample(OF_A_TRANSFORMER, len(OF_A_TRANSFORMER))
+    assert select_taps(shuffled, "blocks.10, blocks.2") == ("blocks.2.attention", "blocks.10.attention")
+    assert select_taps(shuffled, "blocks.1") == ("blocks.1.attention",)
+    assert select_taps(shuffled, "blocks.?.*") == tuple(OF_A_TRANSFORMER[:10])
+
+
+@pytest.mark.parametrize("patterns", ["blocks.12", "up_blocks.1"])
+def test_a_block_out_of_range_is_an_error_that_says_the_range(patterns):
+    with pytest.raises(UnknownTapError, match=r"blocks\.0 to blocks\.11"):
+        select_taps(OF_A_TRANSFORMER, patterns)
+
+
+def test_the_block_of_a_transformer_s_tap():
+    assert block_of("blocks.12.attention") == "blocks.12"

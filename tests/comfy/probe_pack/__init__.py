@@ -8,7 +8,7 @@ import time
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
-from . import guidance, memory, models
+from . import guidance, inversion, memory, models, semantics, transformers
 from .files import CATEGORY, save_tensors
 
 
@@ -90,5 +90,6 @@ class ProbeWait:
         return {"ui": {"text": ["waited to the end"]}}
 
 
-PROBES = (ProbeClip, ProbeSave, ProbeFail, ProbeWait, *guidance.PROBES, *memory.PROBES, *models.PROBES)
+ROOMS = (guidance, inversion, memory, models, semantics, transformers)
+PROBES = (ProbeClip, ProbeSave, ProbeFail, ProbeWait, *(probe for room in ROOMS for probe in room.PROBES))
 NODE_CLASS_MAPPINGS = {f"MotionClone{probe.__name__}": probe for probe in PROBES}

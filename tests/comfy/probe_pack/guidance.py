@@ -354,12 +354,13 @@ class ProbeState:
         }
 
     def execute(self, model, nonce, after=None):
-        state = {**_state_of_torch(), **_state_of_model(model), **_state_of_weights(model)}
+        weights = state_of_weights(model.model, motion_model(model))
+        # The traceback of a failed run holds its frames, and with them its tensors, until garbage is collected.
+        state = {"uncollected": alive(), **state_of_torch(), **_state_of_model(model), **weights}
         return {"ui": {"state": [state]}}
 
 
-def _state_of_torch():
-    uncollected = _alive()
+def state_of_torch():
     gc.collect()
     return {
         "inference_mode": torch.is_inference_mode_enabled(),
@@ -370,13 +371,12 @@ def _state_of_torch():
             torch.nn.GroupNorm.forward.__module__,
             comfy.ops.disable_weight_init.GroupNorm.forward_comfy_cast_weights.__module__,
         ],
-        # The traceback of a failed run holds its frames, and with them its tensors, until garbage is collected.
-        "uncollected": uncollected,
-        **_alive(),
+        **alive(),
     }
 
 
-def _alive():
+def alive():
+    """Tensors that hold on to a graph, and objects of the pack's."""
     # Not isinstance, which asks the object: a dead weak proxy would raise.
     alive = [(type(item), item) for item in gc.get_objects()]
     tensors = [item for kind, item in alive if issubclass(kind, torch.Tensor)]
@@ -391,24 +391,32 @@ def _alive():
 
 
 def _state_of_model(model):
-    options = model.model_options.get("transformer_options", {})
-    wrappers = {**model.wrappers, **{f"options {k}": v for k, v in options.get("wrappers", {}).items()}}
     attention = layers(model).values()
     (home,) = {k.__module__ for a in attention for k in type(a).__mro__ if k.__name__ == "CrossAttentionMM"}
     default = sys.modules[home].optimized_attention_mm
     modules = [*model.model.modules(), *motion_model(model).modules()]
     hooks = [m for m in modules if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
     return {
+        **state_of_options(model),
+        "tapped": [name for name, layer in layers(model).items() if layer.actual_attention is not default],
+        "hooked": len(hooks),
+        "foreign_forwards": sum(_is_replaced(module) for module in modules),
+    }
+
+
+def state_of_options(model):
+    """What hangs on a MODEL."""
+    options = model.model_options.get("transformer_options", {})
+    wrappers = {**model.wrappers, **{f"options {k}": v for k, v in options.get("wrappers", {}).items()}}
+    return {
         "wrapper_keys": sorted(
             {f"{kind}: {key}" for kind, keys in wrappers.items() for key in keys if keys[key]}
         ),
+        "model_options": sorted(str(key) for key in model.model_options),
         "transformer_options": sorted(str(key) for key in options),
         "patches": sorted(str(key) for key in options.get("patches", {})),
-        "tapped": [name for name, layer in layers(model).items() if layer.actual_attention is not default],
-        "hooked": len(hooks),
         "object_patches": sorted(model.object_patches),
         "attachments": sorted(model.attachments),
-        "foreign_forwards": sum(_is_replaced(module) for module in modules),
     }
 
 
@@ -418,11 +426,11 @@ def _is_replaced(module):
     return forward is not None and forward.__func__ is not type(module).forward
 
 
-def _state_of_weights(model):
+def state_of_weights(*roots):
     """Values and identities of every weight; the sums are of the bits, so they are exact."""
     values, places = hashlib.sha256(), hashlib.sha256()
     flags = set()
-    for root in (model.model, motion_model(model)):
+    for root in roots:
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
             bits = tensor.detach().contiguous().flatten().view(torch.uint8)
             whole = bits[: len(bits) // 8 * 8].view(torch.int64)

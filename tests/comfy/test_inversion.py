@@ -1,0 +1,204 @@
+"""References inverted and read on a real model; sampled back by ComfyUI's own nodes, step by step and as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_bad_input import message
+from test_gradient import ALONE, relative_error
+
+from comfy_server import Node
+from scenes import SCALE, Array, Scene, Studio, only, sigma_of
+
+STEPS = 3
+LEVELS = (0, 500, 999)  # round(linspace(0, 999, 3)): 499.5 goes to the even neighbour
+UNIT = {"add_noise": False, **ALONE}
+
+
+def inversion(scene: Scene, **changes: Any) -> Node:
+    inputs = {"model": scene.model, "conditioning": scene.positive, "steps": STEPS, "latent": scene.encoded}
+    return scene.graph.add("MotionCloneInvert", **{**inputs, **changes})
+
+
+def inverted(scene: Scene, found: Any, timestep: int, factor: float = 1.0) -> Node:
+    return scene.graph.add("MotionCloneProbeInverted", inversion=found, timestep=timestep, factor=factor)
+
+
+def reading(scene: Scene, motion: Any, timestep: int) -> Node:
+    return scene.graph.add("MotionCloneProbeReading", motion_rep=motion, timestep=timestep)
+
+
+def checksum(scene: Scene, motion: Any) -> Node:
+    return scene.graph.add("MotionCloneProbeRep", motion_rep=motion)
+
+
+def other_clip(scene: Scene, **changes: Any) -> Node:
+    size = {"width": scene.width, "height": scene.height, "frames": scene.frames}
+    pixels = scene.graph.add("MotionCloneProbeClip", **{**size, "seed": 9, **changes})
+    return scene.graph.add("VAEEncode", pixels=pixels, vae=scene.checkpoint[2])
+
+
+def published_step(z: Array, noise: Array, before: float, after: float) -> Array:
+    """z_t as the first version's program has it, from the sigmas of both levels."""
+    abar_s, abar_t = (1 / (1 + sigma**2) for sigma in (before, after))
+    z_0 = (z - np.sqrt(1 - abar_s) * noise) / np.sqrt(abar_s)
+    return np.sqrt(abar_t) * z_0 + np.sqrt(1 - abar_t) * noise
+
+
+def test_every_level_is_a_step_from_the_one_before(studio: Studio) -> None:
+    scene = studio.scene(fresh=True)
+    found = inversion(scene)
+    sigmas = [sigma_of(level) for level in LEVELS]
+    kept, steps = [scene.save("clean", inverted(scene, found, -1))], []
+    for level, before, sigma in zip(LEVELS, (-1, *LEVELS), sigmas, strict=False):
+        kept.append(scene.save(f"level {level}", inverted(scene, found, level)))
+        # The network is told the next level, and sees the latent of the one before.
+        seen = inverted(scene, found, before, (1 + sigma**2) ** 0.5)
+        there = scene.custom(scene.model, scene.falling(sigma, sigma / 2), latent_image=seen, **UNIT)
+        steps.append((scene.save(f"seen {level}", seen), scene.save(f"stepped {level}", there)))
+    result = studio.run(scene)
+    latents = [SCALE * z.astype(np.float64) for z in studio.saved(result, *kept)]
+    below = [0.0, *sigmas]
+    for step, (nodes, sigma) in enumerate(zip(steps, sigmas, strict=True)):
+        seen, there = studio.saved(result, *nodes)
+        noise = SCALE * (there.astype(np.float64) - seen) / (sigma / 2 - sigma)
+        wanted = published_step(latents[step], noise, below[step], sigma)
+        assert relative_error(latents[step + 1], wanted) < 1e-4
+        assert relative_error(latents[step + 1], latents[step]) > 1e-3
+
+
+def test_a_clip_comes_back(studio: Studio) -> None:
+    scene = studio.scene()
+    errors = []
+    for steps in (5, 20):
+        found = inversion(scene, steps=steps)
+        levels = [round(float(t)) for t in np.linspace(0, 999, steps)]
+        sigmas = [sigma_of(level) for level in levels[::-1]]
+        top = inverted(scene, found, 999, (1 + sigmas[0] ** 2) ** 0.5)
+        back = scene.custom(scene.model, scene.falling(*sigmas, 0.0), latent_image=top, **UNIT)
+        clean, again = studio.latents(scene, clean=inverted(scene, found, -1), back=back)
+        errors.append(relative_error(again, clean))
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.1
+
+
+def test_a_motion_is_read_off_the_inverted_latent(studio: Studio) -> None:
+    scene = studio.scene()
+    found, given = inversion(scene), {"conditioning": scene.positive}
+    read = scene.extracted(inversion=found, t_alpha=480, **given)
+    noised = scene.extracted(t_alpha=500, **given)
+    sigma = sigma_of(500)
+    there = inverted(scene, found, 500, (1 + sigma**2) ** 0.5)
+    own, other = (scene.energy(motion, there, sigma, **given) for motion in (read, noised))
+    told = checksum(scene, read)
+    result = studio.run(scene)
+    assert only(result, own, "energy") < 6 * 2.0**-24
+    assert only(result, other, "energy") > 1e-4
+    assert only(result, told, "rep")["provenance"]["t_alpha"] == 500
+    assert "the inversion has no latent at timestep 480: the motion is read at 500" in result.log
+
+
+def test_every_step_follows_the_reading_nearest_to_it(studio: Studio) -> None:
+    scene = studio.scene()
+    found, given = inversion(scene), {"conditioning": scene.positive}
+    series = scene.extracted(inversion=found, every_level=True, **given)
+    runs = {}
+    for level in (500, 999):
+        sigma = sigma_of(level) * 0.95
+        for name, motion in (("series", series), ("reading", reading(scene, series, level))):
+            sigmas = scene.falling(sigma, sigma / 2)
+            runs[f"{name} {level}"] = scene.custom(scene.guided(motion, weight=2000.0), sigmas, **ALONE)
+    other = scene.guided(reading(scene, series, 999), weight=2000.0)
+    runs["other"] = scene.custom(other, scene.falling(sigma_of(500) * 0.95, sigma_of(500) * 0.475), **ALONE)
+    early, one, late, last, unlike = studio.latents(scene, **runs)
+    assert np.array_equal(early, one) and np.array_equal(late, last)
+    assert not np.array_equal(early, unlike)
+
+
+def test_a_series_is_edited_saved_loaded_and_shown(studio: Studio) -> None:
+    scene = studio.scene(fresh=True)
+    given = {"conditioning": scene.positive, "every_level": True}
+    series = scene.extracted(inversion=inversion(scene), **given)
+    settings = {"speed": 1.0, "offset": 0.0, "reverse": True, "repeat": "hold"}
+    turned = scene.graph.add("MotionCloneRetimeMotion", motion_rep=series, frames=4, **settings)
+    save = scene.graph.add("MotionCloneSaveMotionRep", motion_rep=turned, filename_prefix="all", folder="output")
+    shown = {"taps": "*", "arrows": True, "opacity": 0.85, "fps": 8.0}
+    pictures = scene.graph.add("MotionClonePreviewMotion", motion_rep=turned, timestep=999, **shown)
+    scene.graph.add("PreviewImage", images=pictures)
+    before = [checksum(scene, reading(scene, turned, level)) for level in LEVELS]
+    result = studio.run(scene)
+    scene = studio.scene(fresh=True)
+    loaded = scene.graph.add("MotionCloneLoadMotionRep", file=only(result, save, "text").split(":")[0])
+    after = [checksum(scene, reading(scene, loaded, level)) for level in LEVELS]
+    again = studio.run(scene)
+    told = [[only(run, node, "rep") for node in nodes] for run, nodes in ((result, before), (again, after))]
+    assert told[0] == told[1]
+    assert len({one["checksum"] for one in told[0]}) == 3
+    assert [one["provenance"]["t_alpha"] for one in told[1]] == list(LEVELS)
+
+
+def test_an_inversion_is_kept_on_disk(studio: Studio) -> None:
+    folder = studio.server.output_dir / "motion_inversions"
+    scene = studio.scene(fresh=True)
+    two = {"sigmas": scene.falling(sigma_of(999), sigma_of(510), 0.0), "name": "kept/clip"}
+    found = inversion(scene, **two)
+    saves = [scene.save(f"first {level}", inverted(scene, found, level)) for level in (500, 999)]
+    result = studio.run(scene)
+    assert "the inversion clip.safetensors is kept: 2 levels" in result.log
+    assert (folder / "kept" / "clip.safetensors").is_file()
+    made = studio.saved(result, *saves)
+    scene = studio.scene(fresh=True)
+    # A clip by another node, so that ComfyUI's cache has no part in it.
+    again = inversion(scene, latent=scene.again(scene.encoded), **{**two, "sigmas": scene.falling(sigma_of(999), 0.0)})
+    kept = scene.save("again", inverted(scene, again, 999))
+    result = studio.run(scene)
+    assert "the inversion clip.safetensors is read from disk" in result.log
+    assert np.array_equal(studio.saved(result, kept)[0], made[1])
+
+
+@pytest.mark.parametrize("what", ["clip", "prompt", "number of steps", "model"])
+def test_a_name_that_is_taken(studio: Studio, what: str) -> None:
+    scene = studio.scene()
+    scene.save("taken", inverted(scene, inversion(scene, name="taken"), 999))
+    studio.run(scene)
+    scene = studio.scene(fresh=True)
+    half = scene.animated(scene.checkpoint, beta_schedule="linear (AnimateDiff-SDXL)")
+    changes = {
+        "clip": {"latent": other_clip(scene)},
+        "prompt": {"conditioning": scene.text("another boat")},
+        "number of steps": {"steps": STEPS + 1},
+        "model": {"model": half},
+    }[what]
+    scene.save("never", inverted(scene, inversion(scene, name="taken", **changes), 999))
+    said = message(studio, scene)
+    assert f"taken.safetensors is of another {what} (" in said and "choose another name" in said
+
+
+def test_an_inversion_of_another_reference(studio: Studio) -> None:
+    scene = studio.scene()
+    found = inversion(scene)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(inversion=found, latent=other_clip(scene)))
+    assert "the inversion is of another clip (" in message(studio, scene)
+    scene = studio.scene()
+    wide = other_clip(scene, width=128)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(inversion=inversion(scene), latent=wide))
+    said = message(studio, scene)
+    assert "a clip of 4 frames of 8 x 8 latent cells, the reference has 4 frames of 16 x 8" in said
+    scene = studio.scene()
+    other = scene.animated(scene.checkpoint, beta_schedule="linear (AnimateDiff-SDXL)")
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(inversion=inversion(scene, model=other)))
+    assert "the inversion was made with another model (" in message(studio, scene)
+
+
+def test_every_level_of_no_inversion(studio: Studio) -> None:
+    scene = studio.scene()
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(every_level=True))
+    assert "every_level needs an inversion" in message(studio, scene)
+
+
+def test_a_name_outside_the_folder(studio: Studio) -> None:
+    scene = studio.scene()
+    scene.save("never", inverted(scene, inversion(scene, name="../outside"), 999))
+    assert "leads out of" in message(studio, scene)
