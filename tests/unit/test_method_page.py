@@ -27,7 +27,10 @@ from motionclone_core.attention import temporal_attention
 from motionclone_core.editing import timing
 from motionclone_core.extraction import DEFAULT_T_ALPHA
 from motionclone_core.guidance import DEFAULT_WEIGHT, PUSH_PER_WEIGHT, corrected_denoised
+from motionclone_core.hosts.gradients import SharedGradient
+from motionclone_core.inversion import PUBLISHED_STEPS, inversion_timesteps, risen
 from motionclone_core.schedule import BETA_RANGE, PRESETS, GuidanceWindow, sigma_at, uneven_timesteps
+from motionclone_core.semantics import DEFAULT_SIGMA, DEFAULT_THRESHOLD, DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "motionclone_core"
@@ -98,7 +101,7 @@ def test_names_are_looked_up_where_they_are_defined():
     assert is_name("hosts.comfy_dit.Family") and not any(map(is_name, ("up_blocks.1", "sigma", "docs/METHOD.md")))
 
 
-@pytest.mark.parametrize("module", ["attention", "energy", "guidance", "metrics", "schedule", "windows"])
+@pytest.mark.parametrize("module", ["attention", "energy", "guidance", "metrics", "schedule", "semantics", "windows"])
 def test_every_public_function_of_the_method_is_on_the_page(module):
     functions = [node for node in parsed(CORE / f"{module}.py").body if isinstance(node, ast.FunctionDef)]
     public = {f"{module}.{node.name}" for node in functions if not node.name.startswith("_")}
@@ -133,7 +136,8 @@ def test_formulas_are_written_as_github_reads_them():
 def test_the_table_of_presets(name):
     p = PRESETS[name]
     ramps, rule = f"{p.warm_up}, {p.cool_down}", f"`{p.update_rule}`"
-    row = (f"`{name}`", p.steps, p.guided_steps, p.ratio, f"{p.weight:g}", ramps, p.cfg, rule, p.k)
+    ratio = "even" if p.ratio is None else p.ratio
+    row = (f"`{name}`", p.steps, p.guided_steps, ratio, f"{p.weight:.6g}", ramps, p.cfg, rule, p.k)
     assert f"| {' | '.join(map(str, row))} |\n" in PAGE
 
 
@@ -144,6 +148,20 @@ def test_figures_of_readings_and_weights():
     assert f"$\\sigma = {flow:g}$, which is $s = {flow / (1 - flow):.3f}$" in WORDS
     assert rf"\eta = {PUSH_PER_WEIGHT * DEFAULT_WEIGHT:g} / {DEFAULT_WEIGHT:g}" in WORDS
     assert f"betas from {BETA_RANGE[0]} to {BETA_RANGE[1]} in a straight line" in WORDS
+
+
+def test_figures_of_the_first_version():
+    preset, layers = PRESETS["first version"], 12
+    blocks = dict(preset.block_weights)
+    motion = [preset.weight * layers * share for share in blocks.values()]
+    pulls = [float(pull) for pull in re.findall(r": (\d+)", DEFAULT_WEIGHTS)]
+    said = f"{motion[0]:.6g} and {motion[1]:.6g} for motion and {pulls[0]:g} and {pulls[1]:g} for semantics"
+    assert f"{said} in {' and '.join(f'`{block}`' for block in blocks)}" in WORDS
+    shares = [f"{share:g}" for share in blocks.values()]
+    assert f"$\\lambda = {motion[0]:.6g} / {layers}$, $\\beta = {shares[0]}$ and ${shares[1]}$" in WORDS
+    assert f"`semantics.DEFAULT_THRESHOLD`, {DEFAULT_THRESHOLD}:" in WORDS
+    assert f"`semantics.DEFAULT_SIGMA`, {DEFAULT_SIGMA:g} cells" in WORDS
+    assert f"`inversion.PUBLISHED_STEPS`, {PUBLISHED_STEPS}," in WORDS
 
 
 def test_how_much_stronger_the_published_rule_is():
@@ -168,6 +186,10 @@ def test_uneven_steps_as_they_are_written():
     boundary = math.floor((1 - ratio) * 1000)
     written = [*np.linspace(999, boundary, guided), *np.linspace(boundary - 1, 0, steps - guided)]
     assert uneven_timesteps(steps, guided, ratio) == [round(float(t)) for t in written]
+
+
+def test_even_steps_as_they_are_written():
+    assert uneven_timesteps(200, 120, None) == [round(float(t)) for t in np.linspace(999, 0, 200)]
 
 
 def test_retiming_as_it_is_written():
@@ -370,6 +392,36 @@ def test_a_flow_is_pushed_from_pure_noise_on(rule):
     exactly(state.denoised - denoised, fall)
     moved = euler(state.z, state.denoised, 1.0, sigma_next) - euler(state.z, denoised, 1.0, sigma_next)
     exactly(moved, push * (1 - sigma_next if rule == "paper" else sigma_next))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_steps_share_the_gradient_by_z(name):
+    abar, later = 0.3, 0.52
+    state, space, following = State.drawn(), SPACES[name](abar), SPACES[name](later)
+    gradient = gradient_in(space, abar, state)
+    shared = SharedGradient(2, flow=name == "y")
+    shared.keep(converted(gradient, space.sigma) if name == "z" else gradient, 0, space.sigma)
+    push = following.sigma * shared.at(1, following.sigma)
+    exactly(push, math.sqrt(1 - later) * state.gradient)
+
+
+# --- inversion ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("abar", "abar_next"), [(1.0, 0.9991), (0.9985, 0.9), (0.41, 0.4), (0.006, 0.0047)])
+def test_an_inversion_takes_steps_of_ddim_upwards(abar, abar_next):
+    z, noise = drawn(4, 6, seed=1), drawn(4, 6, seed=5)
+    clean = (z - math.sqrt(1 - abar) * noise) / math.sqrt(abar)
+    found = risen(z, noise, Latent.x(abar).sigma, Latent.x(abar_next).sigma)
+    exactly(found, math.sqrt(abar_next) * clean + math.sqrt(1 - abar_next) * noise)
+    # Where the network says the same again, a sampler's step leads back.
+    exactly(ddim(found, clean, abar_next, abar), z)
+
+
+def test_the_levels_of_an_inversion_as_they_are_written():
+    assert inversion_timesteps(50) == [round(float(t)) for t in np.linspace(0, 999, 50)]
+    # Published: the level before is the timestep less 1000 // N. With N = 1000 that is the level before itself.
+    assert all(after - before == 1000 // PUBLISHED_STEPS for before, after in pairwise(inversion_timesteps(1000)))
 
 
 # --- transformers ---------------------------------------------------------------------------------
