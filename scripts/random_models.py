@@ -154,8 +154,8 @@ COGVIDEOX_CONFIG = {
     "use_rotary_positional_embeddings": True,
 }
 WAN_VAE_CONFIG = {"dim": 16, "z_dim": 16, "temperal_downsample": [False, True, True]}
-WAN, WAN_I2V, WAN_I2V_CLIP, VACE, COGVIDEOX, WAN_VAE = (
-    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_vace", "cogvideox", "wan_vae",
+WAN, WAN_I2V, WAN_I2V_CLIP, VACE, COGVIDEOX, COGVIDEOX_1_5, WAN_VAE = (
+    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_vace", "cogvideox", "cogvideox_1_5", "wan_vae",
 )  # fmt: skip
 SMALL = {
     WAN: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "t2v", "in_dim": 16}),
@@ -169,6 +169,12 @@ SMALL = {
         WAN_CONFIG | {"model_type": "vace", "in_dim": 16, "vace_layers": 1, "vace_in_dim": 96},
     ),
     COGVIDEOX: ("comfy.ldm.cogvideo.model", "CogVideoXTransformer3DModel", COGVIDEOX_CONFIG),
+    # Whose tokens are two latent frames.
+    COGVIDEOX_1_5: (
+        "comfy.ldm.cogvideo.model",
+        "CogVideoXTransformer3DModel",
+        COGVIDEOX_CONFIG | {"patch_size_t": 2},
+    ),
     WAN_VAE: ("comfy.ldm.wan.vae", "WanVAE", WAN_VAE_CONFIG),
 }
 """Networks of small shapes, by the name of their file: ComfyUI's class for each, and how it is made."""
@@ -264,7 +270,7 @@ def ensure_small(found: ComfyUI) -> dict[str, Path]:
     Raises:
         subprocess.CalledProcessError: they could not be made; the output says why.
     """
-    names = [name for name in SMALL if name != COGVIDEOX or has_cogvideox(found)]
+    names = [name for name in SMALL if name not in (COGVIDEOX, COGVIDEOX_1_5) or has_cogvideox(found)]
     missing = [name for name in names if not model_file(name).is_file()]
     if missing:
         _make_with(found, *missing)
