@@ -10,7 +10,7 @@ from test_bad_input import message
 from test_gradient import ALONE, relative_error
 
 from comfy_server import Node
-from scenes import SCALE, Array, Scene, Studio, only, sigma_of
+from scenes import LORA, SCALE, Array, Scene, Studio, only, sigma_of
 
 STEPS = 3
 LEVELS = (0, 500, 999)  # round(linspace(0, 999, 3)): 499.5 goes to the even neighbour
@@ -175,6 +175,26 @@ def test_an_inversion_is_kept_on_disk(studio: Studio) -> None:
     result = studio.run(scene)
     assert "the inversion clip.safetensors is read from disk" in result.log
     assert np.array_equal(studio.saved(result, kept)[0], made[1])
+
+
+def test_patched_weights_are_the_same_model_wherever_they_lie(studio: Studio) -> None:
+    """A LoRA is part of the fingerprint; whether ComfyUI has loaded and patched the weights is not."""
+    for again in (False, True):
+        scene = studio.scene(fresh=True)
+        settings = {"lora_name": LORA, "strength_model": 1.0, "strength_clip": 0.0}
+        patched = scene.graph.add("LoraLoader", model=scene.checkpoint, clip=scene.checkpoint[1], **settings)
+        model = scene.animated(patched)
+        clip = scene.again(scene.encoded)
+        scene.save("kept", inverted(scene, inversion(scene, model=model, latent=clip, name="lora"), 999))
+        log = studio.run(scene).log
+        assert f"lora.safetensors is {'read from disk' if again else 'kept'}" in log
+        # Another MODEL of the same weights, without the LoRA, takes it off them.
+        bare = studio.scene(fresh=True)
+        bare.save("bare", inverted(bare, inversion(bare, latent=bare.again(bare.encoded), name="bare"), 999))
+        assert f"bare.safetensors is {'read from disk' if again else 'kept'}" in studio.run(bare).log
+    taken = studio.scene(fresh=True)
+    taken.save("never", inverted(taken, inversion(taken, name="lora"), 999))
+    assert "lora.safetensors is of another model (" in message(studio, taken)
 
 
 @pytest.mark.parametrize("what", ["clip", "prompt", "number of steps", "model"])
