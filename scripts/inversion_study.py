@@ -113,8 +113,8 @@ classifier-free guidance and without a motion.
 The error is `|back - clip| / |clip|` over all latents of a reference, mean ± its standard error over the references.
 It is what inversion takes for granted that makes it: on the way up the network sees the latent of the level before and
 is told the next one. More steps make the two more alike. The largest error is that of reference 1, which comes back
-from 50 steps with a second thing in its first four frames, and otherwise as it was. *Pixels* is the mean difference of the decoded clips;
-*deviation* is that of the inverted latents at timestep 999, 1 for pure noise.
+from 50 steps with a second thing in its first four frames, and otherwise as it was. *Pixels* is the mean difference of
+the decoded clips; *deviation* is that of the inverted latents at timestep 999, 1 for pure noise.
 """
 
 
