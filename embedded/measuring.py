@@ -197,7 +197,7 @@ class EachGuidance:
     """
 
     def __init__(self, guides: Sequence[MotionGuidance]) -> None:
-        if len({replace(guide, motion=None) for guide in guides}) != 1:
+        if not guides or any(replace(guide, motion=guides[0].motion) != guides[0] for guide in guides):
             raise ValueError(f"{len(guides)} guides: give one or more, which differ in nothing but the motion")
         # Under ``normalised`` a part of a clip is pushed less than all of it, and `correct` is not told which clip.
         strengths = {guide.strength(0, 1) for guide in guides}
@@ -229,6 +229,10 @@ class EachGuidance:
     @property
     def reuse(self) -> int:
         return self._first.reuse
+
+    def compares(self, step: int, total_steps: int) -> bool:
+        """See `hosts.base.Guide`; clips of a batch are held against no unguided ones."""
+        return False
 
     def observer(self, x: Tensor, view: View, *, scale: float) -> EnergyGradient:
         """See `hosts.base.Guide`."""
