@@ -34,6 +34,7 @@ SD15_SHAPES = {
     "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768],
 }
 _COUNTS_OF_FRAMES = {"frames", "batch_size", "context_length", "context_overlap", "batch_index_to_excl"}
+_PLACES_IN_A_RUN, _END = {"start_at_step", "end_at_step"}, 10000
 MOTION_SHAPES = {"down_blocks.3.motion_modules.1.temporal_transformer.proj_in.weight": [1280, 1280]}
 
 
@@ -58,7 +59,11 @@ class Cut:
     def of(self, name: str, value: Any) -> Any:
         """A node's value, cut down."""
         if name in _COUNTS_OF_FRAMES:
-            return max(1, round(value * self.frames / 16))
+            made = max(1, round(value * self.frames / 16))
+            # Of latent frames that are four, after a first one.
+            return made // 4 * 4 + 1 if name == "frames" and value % 4 == 1 else made
+        if name in _PLACES_IN_A_RUN:
+            return value if value in (0, _END) else self.guided_steps
         return max(8, round(value * self.side / 512 / 8) * 8) if name in ("width", "height") else value
 
 

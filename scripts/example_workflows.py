@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,29 @@ FILES = {
     "control_v11p_sd15_canny_fp16.safetensors": ("controlnet", f"{CONTROLS}control_v11p_sd15_canny_fp16.safetensors"),
 }
 CHECKPOINT, MODULE, ADAPTER, RGB, SCRIBBLE, CANNY = FILES
+WAN_2_1 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/"
+WAN_2_2 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files/"
+T5, VOID = (f"https://huggingface.co/{name}/resolve/main/" for name in (
+    "comfyanonymous/flux_text_encoders", "Comfy-Org/void-model",
+))  # fmt: skip
+COGVIDEOX_FILES = {
+    "t5xxl_fp16.safetensors": ("text_encoders", f"{T5}t5xxl_fp16.safetensors"),
+    "cogvideox_vae.safetensors": ("vae", f"{VOID}vae/cogvideox_vae.safetensors"),
+}
+WAN_FILES = {
+    f"{name}.safetensors": (folder, f"{place}{folder}/{name}.safetensors")
+    for place, folder, name in (
+        (WAN_2_1, "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled"),
+        (WAN_2_1, "vae", "wan_2.1_vae"),
+        (WAN_2_1, "diffusion_models", "wan2.1_t2v_1.3B_fp16"),
+        (WAN_2_2, "diffusion_models", "wan2.2_t2v_high_noise_14B_fp8_scaled"),
+        (WAN_2_2, "diffusion_models", "wan2.2_t2v_low_noise_14B_fp8_scaled"),
+    )
+}
+# There is no address of a file that ComfyUI takes as it is.
+COGVIDEOX = "cogvideox_2b_fp16.safetensors"
+UMT5, WAN_VAE, WAN, HIGH, LOW = WAN_FILES
+EVERY_FILE = FILES | COGVIDEOX_FILES | WAN_FILES
 PROMPT = "A wooden sailing boat on a calm sea at sunset, warm light, highly detailed, cinematic"
 NEGATIVE = "ugly, deformed, noisy, blurry, distorted, low quality, text, watermark"
 FRAMES, SIDE = 16, 512
@@ -54,17 +78,36 @@ class Parts:
     words: tuple[Socket, ...] = ()
 
 
+def explained(sheet: Sheet, models: str, packs: Sequence[str] = (), *, height: float = 640) -> None:
+    """The note that a workflow begins with."""
+    sheet.column("Start here", GREY[0])
+    others = "".join(f"- [{pack}](https://github.com/Kosinkadink/ComfyUI-{pack})\n" for pack in packs)
+    text = f"{sheet.text}\n\n## Models\n\n{models}\n\n## Custom nodes\n\n"
+    sheet.note("Start here", f"{text}- ComfyUI-MotionClone: the blue ones\n{others}", height)
+
+
+def in_table(files: Sequence[str]) -> str:
+    """Models with their folders."""
+    rows = "\n".join(f"| [{name}]({FILES[name][1]}) | *models/ {FILES[name][0]}* |" for name in files)
+    return f"| file | folder |\n| --- | --- |\n{rows}"
+
+
+def by_folder(files: Sequence[str]) -> str:
+    """Models of long names, below their folders."""
+    folders = dict.fromkeys(EVERY_FILE[name][0] for name in files)
+    lists = {folder: [name for name in files if EVERY_FILE[name][0] == folder] for folder in folders}
+    return "\n\n".join(
+        f"*models/ {folder}*\n\n" + "\n".join(f"- [{name}]({EVERY_FILE[name][1]})" for name in names)
+        for folder, names in lists.items()
+    )
+
+
 def begin(
     sheet: Sheet, *files: str, adapter: bool = False, worded: tuple[tuple[str, str], ...] = (), **loader: Any
 ) -> Parts:
     """The notes, the models and the prompts; or prompts with words, of the new video and of the reference."""
-    sheet.column("Start here", GREY[0])
-    named = (CHECKPOINT, MODULE, *([ADAPTER] if adapter else []), *files)
-    rows = "\n".join(f"| [{name}]({FILES[name][1]}) | *models/ {FILES[name][0]}* |" for name in named)
     packs = ["AnimateDiff-Evolved", *(["Advanced-ControlNet"] if files else [])]
-    others = "\n".join(f"- [{pack}](https://github.com/Kosinkadink/ComfyUI-{pack})" for pack in packs)
-    text = f"{sheet.text}\n\n## Models\n\n| file | folder |\n| --- | --- |\n{rows}\n\n## Custom nodes\n\n"
-    sheet.note("Start here", f"{text}- ComfyUI-MotionClone: the blue ones\n{others}\n", 640)
+    explained(sheet, in_table((CHECKPOINT, MODULE, *([ADAPTER] if adapter else []), *files)), packs)
     sheet.column("1 Models", MODELS)
     checkpoint = sheet.add("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
     model = checkpoint[0]
@@ -75,17 +118,10 @@ def begin(
         loader["context_options"] = sheet.add("ADE_StandardStaticContextOptions", **loader["context_options"])
     settings = {"model_name": MODULE, "beta_schedule": "sqrt_linear (AnimateDiff)"}
     model = sheet.add("ADE_AnimateDiffLoaderGen1", model=model, **settings, **loader)[0]
-    sheet.below("2 Prompts", MODELS)
     if worded:
+        sheet.below("2 Prompts", MODELS)
         return _worded(sheet, model, checkpoint, worded)
-    positive, negative, empty = (
-        sheet.add("CLIPTextEncode", title, tint=tint, clip=checkpoint[1], text=words)[0]
-        for title, tint, words in (
-            ("Prompt: what the video shows", GREEN, PROMPT),
-            ("Negative prompt", RED, NEGATIVE),
-            ("Empty text: read the motion alone", None, ""),
-        )
-    )
+    positive, negative, empty = prompts(sheet, checkpoint[1])
     return Parts(model, checkpoint[2], empty, positive, negative)
 
 
@@ -100,6 +136,61 @@ def _worded(sheet: Sheet, model: Socket, checkpoint: Placed, worded: tuple[tuple
     return Parts(model, checkpoint[2], own[0], new[0], negative, (new[1], own[1]))
 
 
+def prompts(sheet: Sheet, clip: Socket) -> Iterator[Socket]:
+    """What the video shows, what it does not, and no words."""
+    sheet.below("2 Prompts", MODELS)
+    for title, tint, words in (
+        ("Prompt: what the video shows", GREEN, PROMPT),
+        ("Negative prompt", RED, NEGATIVE),
+        ("Empty text: read the motion alone", None, ""),
+    ):
+        yield sheet.add("CLIPTextEncode", title, tint=tint, clip=clip, text=words)[0]
+
+
+def begin_transformer(
+    sheet: Sheet, network: str, text: tuple[str, str], vae: str, *, others: Sequence[str] = (), shift: float = 0.0
+) -> Parts:
+    """The notes, a diffusion transformer that ComfyUI runs natively, and the prompts.
+
+    Args:
+        sheet: to put them on.
+        network: file of the transformer.
+        text: file and type of its text encoder.
+        vae: file of its VAE.
+        others: further files that the note is to name.
+        shift: of its noise schedule; 0 leaves it alone.
+    """
+    named = [file for file in (network, *others, text[0], vae) if file in EVERY_FILE]
+    explained(sheet, by_folder(named), height=780)
+    sheet.column("1 Models", MODELS)
+    model = transformer(sheet, network, shift=shift)
+    clip = sheet.add("CLIPLoader", clip_name=text[0], type=text[1])
+    loaded = sheet.add("VAELoader", vae_name=vae)
+    positive, negative, empty = prompts(sheet, clip[0])
+    return Parts(model, loaded[0], empty, positive, negative)
+
+
+def transformer(sheet: Sheet, file: str, title: str = "", *, shift: float = 0.0) -> Socket:
+    """A diffusion transformer."""
+    model = sheet.add("UNETLoader", title, unet_name=file, weight_dtype="default")[0]
+    return sheet.add("ModelSamplingSD3", model=model, shift=shift)[0] if shift else model
+
+
+def read_video(
+    sheet: Sheet, parts: Parts, size: tuple[int, int], frames: int, fps: int, *, t_alpha: int = 400
+) -> tuple[Placed, Placed, Placed]:
+    """The same as `read` for a transformer: as many frames, at a size and a rate of its own."""
+    sheet.column("3 Reference", REFERENCE)
+    settings = {"start": 0.0, "length": round(frames / fps, 2), "frames": frames, "width": size[0], "height": size[1]}
+    clip = sheet.add("MotionCloneLoadReferenceVideo", tint=BLUE, video="reference.mp4", tall=560, **settings)
+    measured = sheet.add("GetImageSize", "Size and number of frames", image=clip[0])
+    inputs = {"width": measured[0], "height": measured[1], "length": measured[2]}
+    latent = sheet.add("EmptyHunyuanLatentVideo", "Empty latent: like the reference", **inputs)
+    sheet.column("4 Motion", CLONE)
+    inputs = {"model": parts.model, "conditioning": parts.empty, "images": clip[0], "vae": parts.vae}
+    return clip, latent, sheet.add("MotionCloneExtract", tint=BLUE, t_alpha=t_alpha, **inputs)
+
+
 def reference(sheet: Sheet, title: str = "", *, video: str = "reference.mp4", frames: int = FRAMES) -> Placed:
     """The clip that is followed."""
     settings = {"start": 0.0, "length": frames / 8, "frames": frames, "width": SIDE, "height": SIDE}
@@ -109,7 +200,7 @@ def reference(sheet: Sheet, title: str = "", *, video: str = "reference.mp4", fr
 def extracted(sheet: Sheet, parts: Parts, clip: Placed, *, conditioning: Socket | None = None, k: int = 1) -> Placed:
     """The motion of a clip."""
     inputs = {"model": parts.model, "conditioning": conditioning or parts.empty, "images": clip[0], "vae": parts.vae}
-    return sheet.add("MotionCloneExtract", tint=BLUE, k=k, **inputs)
+    return sheet.add("MotionCloneExtract", tint=BLUE, k=k, blocks="up_blocks.1", **inputs)
 
 
 def latent_like(sheet: Sheet, clip: Placed) -> Placed:
@@ -479,9 +570,110 @@ def first_version(sheet: Sheet) -> None:
     finish(sheet, parts, motion, latent, clip, preset="first version", semantics=semantics, number=6)
 
 
+def cogvideox(sheet: Sheet) -> None:
+    """# CogVideoX
+
+    Text to video with CogVideoX, as ComfyUI runs it natively: the new video follows the motion of a reference.
+
+    1. **Load Diffusion Model**: a CogVideoX text-to-video model in ComfyUI's own form, in *models/ diffusion_models*
+       (here *cogvideox_2b_fp16.safetensors*; its weights are named *blocks.0.q.weight* and so on). A file with
+       diffusers' names, *transformer_blocks.0...*, is not one. ComfyUI 0.8 has no CogVideoX: update it.
+    2. **Load Reference Video**: 49 frames. A latent frame is four frames, after a first one, so take 4 n + 1.
+    3. Write the prompt. Run.
+
+    **MotionClone Guided KSampler** samples CogVideoX rightly under every sampler that it takes. ComfyUI's **KSampler**
+    does so behind **ModelSamplingDiscrete** (*v_prediction*, *zsnr* on), with **Apply Motion Guidance** after it.
+    """
+    text = ("t5xxl_fp16.safetensors", "cogvideox")
+    parts = begin_transformer(sheet, COGVIDEOX, text, "cogvideox_vae.safetensors")
+    clip, latent, motion = read_video(sheet, parts, (720, 480), 49, 8)
+    sheet.column("5 Clone", CLONE)
+    settings = {"preset": "custom", "steps": 50, "guided_steps": 25, "cfg": 6.0, "scheduler": "simple"}
+    settings |= {"sampler_name": "euler", "update_rule": "normalised", "warm_up": 0, "cool_down": 10}
+    inputs = {"positive": parts.positive, "negative": parts.negative, "latent_image": latent}
+    sampler = sheet.add(
+        "MotionCloneGuidedKSampler", tint=BLUE, model=parts.model, motion_rep=motion, tall=900, **inputs, **settings
+    )
+    result(sheet, parts, sampler, clip)
+
+
+def wan(sheet: Sheet) -> None:
+    """# Wan 2.1
+
+    Text to video with Wan 2.1, as ComfyUI runs it natively: the new video follows the motion of a reference.
+
+    1. **Load Reference Video**: 81 frames. A latent frame is four frames, after a first one, so take 4 n + 1.
+    2. Write the prompt. Run.
+
+    **Apply Motion Guidance** gives a model for any sampler node. *guided_steps* counts the steps of the **KSampler**,
+    from its first one. Only those cost more: take fewer if it is too slow, or *reuse* a gradient for two or three.
+
+    Wan is a flow: *t_alpha* is the noise level at which the reference is read, in thousandths.
+
+    Pictures to videos: an image-to-video model, and **WanImageToVideo** twice. One gets the new first picture and goes
+    to the sampler; the other one gets the reference's first frame and the empty text, and goes to
+    **Extract Motion Representation**.
+    """
+    parts = begin_transformer(sheet, WAN, (UMT5, "wan"), WAN_VAE, shift=8.0)
+    clip, latent, motion = read_video(sheet, parts, (832, 480), 81, 16)
+    sheet.column("5 Clone", CLONE)
+    guided = applied(sheet, parts.model, motion, guided_steps=15, cool_down=6)
+    inputs = {"positive": parts.positive, "negative": parts.negative, "latent_image": latent}
+    settings = {"steps": 30, "cfg": 6.0, "sampler_name": "euler", "scheduler": "simple"}
+    sampler = sheet.add("KSampler", model=guided, tall=420, **inputs, **settings)
+    result(sheet, parts, sampler, clip)
+
+
+def wan22(sheet: Sheet) -> None:
+    """# Wan 2.2 with two experts
+
+    Wan 2.2 14B has one model for high noise and one for low noise. A motion is decided where the noise is high: the
+    high-noise model reads it and is guided, the low-noise model paints the rest as it always does.
+
+    1. **Load Reference Video**: 81 frames (4 n + 1).
+    2. Write the prompt. Run.
+
+    *t_alpha* is the noise level at which the reference is read, in thousandths. The high-noise model was trained above
+    875: so it is read at 900, not at 400 as elsewhere.
+
+    The first **KSamplerAdvanced** takes the first 10 of 20 steps, and all of them are guided: *guided_steps* counts
+    the steps of the sampler that the guided model goes to.
+    """
+    both = {"others": (LOW,), "shift": 5.0}
+    parts = begin_transformer(sheet, HIGH, (UMT5, "wan"), WAN_VAE, **both)
+    clip, latent, motion = read_video(sheet, parts, (832, 480), 81, 16, t_alpha=900)
+    sheet.column("5 Clone: high noise", CLONE)
+    guided = applied(sheet, parts.model, motion, guided_steps=10, cool_down=4)
+    settings = {"steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple", "tall": 460}
+    settings |= {"positive": parts.positive, "negative": parts.negative}
+    first = sheet.add(
+        "KSamplerAdvanced", "The first half, guided", model=guided, latent_image=latent, add_noise="enable",
+        start_at_step=0, end_at_step=10, return_with_leftover_noise="enable", **settings,
+    )  # fmt: skip
+    sheet.column("6 Low noise", CLONE)
+    low = transformer(sheet, LOW, shift=both["shift"])
+    second = sheet.add(
+        "KSamplerAdvanced", "The second half", model=low, latent_image=first, add_noise="disable",
+        start_at_step=10, end_at_step=10000, return_with_leftover_noise="disable", **settings,
+    )  # fmt: skip
+    result(sheet, parts, second, clip, number=7)
+
+
+def applied(sheet: Sheet, model: Socket, motion: Placed, **settings: Any) -> Placed:
+    """A guided transformer."""
+    settings |= {"update_rule": "normalised", "warm_up": 0, "tall": 400}
+    return sheet.add("MotionCloneApplyGuidance", tint=BLUE, model=model, motion_rep=motion, **settings)
+
+
+def result(sheet: Sheet, parts: Parts, sampler: Placed, clip: Placed, *, number: int = 6) -> None:
+    """The animation of a transformer's latents."""
+    sheet.column(f"{number} Result", RESULT)
+    saved(sheet, sheet.add("VAEDecode", samples=sampler[0], vae=parts.vae), clip)
+
+
 WORKFLOWS = (
     object_motion, image_to_video, sketch_to_video, controlnet, long_video, other_shape, region, mixed_motions,
-    evaluate, best_of_seeds, first_version,
+    evaluate, best_of_seeds, first_version, cogvideox, wan, wan22,
 )  # fmt: skip
 
 
@@ -493,7 +685,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     for described in WORKFLOWS:
-        sheet = Sheet(described.__name__, unwrapped(described.__doc__ or ""), known, FILES)
+        sheet = Sheet(described.__name__, unwrapped(described.__doc__ or ""), known, EVERY_FILE)
         described(sheet)
         document = sheet.document()
         for folder, form in ((FOLDER, document), (FOLDER / "api", to_prompt(document, known))):

@@ -37,7 +37,7 @@ from embedded.measuring import (
 )
 from embedded.model import MODEL_FILE, EmbeddedModel, ModelFileError, card_of, file_hash, load_model
 from fidelity_report import write_report
-from fidelity_store import Record, cell_path, read_record, write_record
+from fidelity_store import Record, cell_path, described, read_record, write_record
 from motionclone_core.schedule import equal_push
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,7 @@ def sources(cells: Mapping[str, Setting | None]) -> dict[str, str]:
 
 def origin_of(setting: Setting | None, facts: dict[str, Any]) -> dict[str, Any]:
     """What rows of one record share."""
-    return {"model": facts["model"], "precision": facts["precision"], "setting": setting and asdict(setting)}
+    return {"model": facts["model"], "precision": facts["precision"], "setting": setting and described(setting)}
 
 
 def measure(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from motionclone_core.paths import write_whole
+
+_LATER = ("block_weights",)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Record:
         runs = self.runs if run in self.runs else (*self.runs, run)
         new = (row for row in rows if (row["case"], row["seed"]) not in self.done)
         return Record(self.origin, runs, (*self.rows, *new))
+
+
+def described(setting: Any) -> dict[str, Any]:
+    """A setting, a dataclass, as records keep it.
+
+    What settings have had from some version on, and this one has none of, is left out: older records say nothing of it.
+    """
+    return {name: value for name, value in asdict(setting).items() if name not in _LATER or value}
 
 
 def cell_path(store: Path, name: str) -> Path:

@@ -17,7 +17,7 @@ from comfy_server import ComfyServer
 from draw_clip import draw_inputs
 from editor import Editor, editor
 from find_comfyui import PACK, ComfyUI, find_comfyui
-from random_models import ensure_models, published_links
+from random_models import published_links
 
 FOLDER = PACK / "example_workflows"
 SCALE, EDGE, QUALITY = 0.75, 40, 82  # pixels of the picture to one of the sheet; around it; of the JPEG
@@ -69,7 +69,7 @@ def photograph(found: ComfyUI, names: list[str]) -> None:
     """Takes the pictures of these workflows."""
     with tempfile.TemporaryDirectory() as kept:
         folder = Path(kept)
-        with ComfyServer(found, models=published_links(ensure_models(found), folder)) as server:
+        with ComfyServer(found, models=published_links(found, folder)) as server:
             for file in draw_inputs(folder / "inputs"):
                 server.add_input(file)
             server.post("/settings", _SETTINGS)

@@ -154,8 +154,8 @@ COGVIDEOX_CONFIG = {
     "use_rotary_positional_embeddings": True,
 }
 WAN_VAE_CONFIG = {"dim": 16, "z_dim": 16, "temperal_downsample": [False, True, True]}
-WAN, WAN_I2V, WAN_I2V_CLIP, VACE, COGVIDEOX, WAN_VAE = (
-    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_vace", "cogvideox", "wan_vae",
+WAN, WAN_I2V, WAN_I2V_CLIP, VACE, COGVIDEOX, COGVIDEOX_1_5, WAN_VAE = (
+    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_vace", "cogvideox", "cogvideox_1_5", "wan_vae",
 )  # fmt: skip
 SMALL = {
     WAN: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "t2v", "in_dim": 16}),
@@ -169,9 +169,17 @@ SMALL = {
         WAN_CONFIG | {"model_type": "vace", "in_dim": 16, "vace_layers": 1, "vace_in_dim": 96},
     ),
     COGVIDEOX: ("comfy.ldm.cogvideo.model", "CogVideoXTransformer3DModel", COGVIDEOX_CONFIG),
+    # Whose tokens are two latent frames.
+    COGVIDEOX_1_5: (
+        "comfy.ldm.cogvideo.model",
+        "CogVideoXTransformer3DModel",
+        COGVIDEOX_CONFIG | {"patch_size_t": 2},
+    ),
     WAN_VAE: ("comfy.ldm.wan.vae", "WanVAE", WAN_VAE_CONFIG),
 }
 """Networks of small shapes, by the name of their file: ComfyUI's class for each, and how it is made."""
+TEXT_TYPES = {"wan": "sd3", "cogvideox": "sd3"}
+"""What to load CLIP-L as in place of a text encoder of these types: it is then as wide."""
 
 
 @dataclass(frozen=True)
@@ -221,15 +229,36 @@ def published_names(files: ModelFiles) -> dict[str, dict[str, Path]]:
     }
 
 
-def published_links(files: ModelFiles, folder: Path, *, adapter: Path | None = None) -> dict[str, list[Path]]:
+def published_transformers(found: ComfyUI) -> dict[str, dict[str, Path]]:
+    """The same of diffusion transformers, made if need be. Their text encoders have no small ones: CLIP-L stands in,
+    which `TEXT_TYPES` makes as wide as theirs."""
+    small, clip = ensure_small(found), ensure_other(found, CLIP_L)
+    high, low = (f"wan2.2_t2v_{noise}_noise_14B_fp8_scaled.safetensors" for noise in ("high", "low"))
+    return {
+        "diffusion_models": {
+            "cogvideox_2b_fp16.safetensors": small.get(COGVIDEOX, small[WAN]),
+            "wan2.1_t2v_1.3B_fp16.safetensors": small[WAN],
+            high: small[WAN],
+            low: small[WAN],
+        },
+        "vae": dict.fromkeys(("cogvideox_vae.safetensors", "wan_2.1_vae.safetensors"), small[WAN_VAE]),
+        "text_encoders": dict.fromkeys(
+            ("t5xxl_fp16.safetensors", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"), clip
+        ),
+    }
+
+
+def published_links(found: ComfyUI, folder: Path, *, adapter: Path | None = None) -> dict[str, list[Path]]:
     """Links to random weights by the names that the example workflows ask for, in ComfyUI's folders.
 
     Args:
-        files: the weights.
+        found: makes the weights that are not there.
         folder: where the links are put.
         adapter: stands for AnimateDiff's adapter LoRA; without it a file does that no run can load.
     """
+    files = ensure_models(found)
     kinds = published_names(files) | {"loras": {"v3_sd15_adapter.ckpt": adapter or files.motion_module}}
+    kinds |= published_transformers(found)
     for name, file in (pair for names in kinds.values() for pair in names.items()):
         (folder / name).symlink_to(file)
     return {kind: [folder / name for name in names] for kind, names in kinds.items()}
@@ -264,7 +293,7 @@ def ensure_small(found: ComfyUI) -> dict[str, Path]:
     Raises:
         subprocess.CalledProcessError: they could not be made; the output says why.
     """
-    names = [name for name in SMALL if name != COGVIDEOX or has_cogvideox(found)]
+    names = [name for name in SMALL if name not in (COGVIDEOX, COGVIDEOX_1_5) or has_cogvideox(found)]
     missing = [name for name in names if not model_file(name).is_file()]
     if missing:
         _make_with(found, *missing)

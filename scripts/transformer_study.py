@@ -27,7 +27,7 @@ from embedded.grouping import grouped, ungrouped
 from embedded.measuring import Case, Result, held_out_cases, score, seed_for
 from embedded.model import NULL_CAPTION, EmbeddedModel, file_hash, load_model, word_ids
 from fidelity import this_run
-from fidelity_store import Record, cell_path, read_record, write_record
+from fidelity_store import Record, cell_path, described, read_record, write_record
 from find_comfyui import PACK, find_comfyui
 from motionclone_core.paths import write_whole
 from motionclone_core.schedule import Preset
@@ -177,7 +177,7 @@ def write_page(store: Path) -> None:
 
 
 def _origin(family: str, setting: TransformerSetting) -> dict[str, Any]:
-    return {"model": file_hash(FILES[family])[:16], "setting": asdict(setting)}
+    return {"model": file_hash(FILES[family])[:16], "setting": described(setting)}
 
 
 def _card(family: str) -> dict[str, str]:

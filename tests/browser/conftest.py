@@ -12,7 +12,7 @@ from comfy_server import ComfyServer
 from draw_clip import draw_inputs
 from editor import Editor, NoBrowserError, editor, find_chromium
 from find_comfyui import PACK, ComfyUI, ComfyUINotFound, check_interpreter, check_packs, find_comfyui
-from random_models import ensure_models, model_files, published_links, published_names
+from random_models import TEXT_TYPES, model_files, published_links, published_names
 from scenes import LORA, write_loras
 
 REQUIRED = "MOTIONCLONE_REQUIRE_BROWSER"
@@ -38,10 +38,9 @@ def comfyui() -> ComfyUI:
 def server(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A server with random weights under the names that the workflows ask for, and the clips that they load."""
     folder = tmp_path_factory.mktemp("models")
-    files = ensure_models(comfyui)
-    linked = published_links(files, folder)
+    linked = published_links(comfyui, folder)
     # ComfyUI takes a .ckpt for a pickle, whatever it holds: what is run goes by its own name.
-    for kind, names in published_names(files).items():
+    for kind, names in published_names(model_files()).items():
         linked[kind] += names.values()
     linked["loras"] += write_loras(folder)["loras"]
     # The browser draws meanwhile: threads that wait for one another would wait for it as well.
@@ -56,7 +55,7 @@ def server(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def stand_ins() -> dict[str, str]:
     """Random weights that run, by the names that the workflows ask for."""
     published = (pair for names in published_names(model_files()).values() for pair in names.items())
-    return {name: file.name for name, file in published} | {"v3_sd15_adapter.ckpt": LORA}
+    return {name: file.name for name, file in published} | {"v3_sd15_adapter.ckpt": LORA} | TEXT_TYPES
 
 
 @pytest.fixture(scope="session")

@@ -61,8 +61,9 @@ def test_a_workflow_runs_and_shows_what_it_made(page: Editor, stand_ins: dict[st
     width, height = page.preview_of(saver, seconds=300)
     assert min(width, height) >= 40
     assert page.complaints() == []
-    (sampler,) = page.numbers_of("MotionCloneGuidedKSampler")
-    assert "guided steps: 2" in page.text_in(sampler)
+    kinds = ("MotionCloneGuidedKSampler", "MotionCloneApplyGuidance")
+    (guided,) = (number for kind in kinds for number in page.numbers_of(kind))
+    assert "guided steps: 2" in page.text_in(guided)
 
 
 def test_a_missing_pack_is_named(browser: Editor, comfyui: ComfyUI) -> None:

@@ -10,7 +10,7 @@ from test_bad_input import message
 from test_gradient import ALONE, relative_error
 
 from comfy_server import Node
-from scenes import SCALE, Array, Scene, Studio, only, sigma_of
+from scenes import LORA, SCALE, Array, Scene, Studio, only, sigma_of
 
 STEPS = 3
 LEVELS = (0, 500, 999)  # round(linspace(0, 999, 3)): 499.5 goes to the even neighbour
@@ -70,18 +70,21 @@ def test_every_level_is_a_step_from_the_one_before(studio: Studio) -> None:
 
 
 def test_a_clip_comes_back(studio: Studio) -> None:
+    """From a level of little noise: random weights do not take away what they find, so that far up all is lost."""
     scene = studio.scene()
     errors = []
-    for steps in (5, 20):
-        found = inversion(scene, steps=steps)
-        levels = [round(float(t)) for t in np.linspace(0, 999, steps)]
+    for steps in (20, 40):
+        levels = [level for level in (round(float(t)) for t in np.linspace(0, 999, steps)) if level < 270]
         sigmas = [sigma_of(level) for level in levels[::-1]]
-        top = inverted(scene, found, 999, (1 + sigmas[0] ** 2) ** 0.5)
+        found = inversion(scene, steps=steps, sigmas=scene.falling(sigmas[0], 0.0))
+        top = inverted(scene, found, levels[-1], (1 + sigmas[0] ** 2) ** 0.5)
         back = scene.custom(scene.model, scene.falling(*sigmas, 0.0), latent_image=top, **UNIT)
-        clean, again = studio.latents(scene, clean=inverted(scene, found, -1), back=back)
-        errors.append(relative_error(again, clean))
-    assert errors[1] < 0.6 * errors[0]
-    assert errors[1] < 0.1
+        clean, again, far = studio.latents(scene, clean=inverted(scene, found, -1), back=back, top=top)
+        errors.append(relative_error(again, clean) / relative_error(far, clean))
+    # Of the way there. Euler's method is of the first order, as on the toy whose every noise level is known: what does
+    # not come back goes to nothing with the length of the steps.
+    assert errors[1] / errors[0] == pytest.approx(0.5, abs=0.05)
+    assert errors[1] < 0.15
 
 
 def test_a_motion_is_read_off_the_inverted_latent(studio: Studio) -> None:
@@ -115,6 +118,22 @@ def test_every_step_follows_the_reading_nearest_to_it(studio: Studio) -> None:
     early, one, late, last, unlike = studio.latents(scene, **runs)
     assert np.array_equal(early, one) and np.array_equal(late, last)
     assert not np.array_equal(early, unlike)
+
+
+@pytest.mark.more
+def test_windows_are_inverted_and_read_as_themselves(studio: Studio) -> None:
+    scene = studio.scene(frames=6)
+    sliding = {"model": scene.sliding(4, 2, kind="StandardUniform", context_stride=1), "conditioning": scene.positive}
+    found = inversion(scene, **sliding)
+    read = scene.extracted(inversion=found, t_alpha=500, **sliding)
+    noised, whole = scene.extracted(t_alpha=500, **sliding), inversion(scene)
+    told = [checksum(scene, motion) for motion in (read, noised)]
+    saves = [scene.save(name, inverted(scene, one, 999)) for name, one in (("windows", found), ("whole", whole))]
+    result = studio.run(scene)
+    own, other = (only(result, node, "rep") for node in told)
+    assert own["windows"] == other["windows"] and len(own["windows"]) > 1
+    assert own["checksum"] != other["checksum"]
+    assert relative_error(*studio.saved(result, *saves)) > 1e-3
 
 
 def test_a_series_is_edited_saved_loaded_and_shown(studio: Studio) -> None:
@@ -156,6 +175,26 @@ def test_an_inversion_is_kept_on_disk(studio: Studio) -> None:
     result = studio.run(scene)
     assert "the inversion clip.safetensors is read from disk" in result.log
     assert np.array_equal(studio.saved(result, kept)[0], made[1])
+
+
+def test_patched_weights_are_the_same_model_wherever_they_lie(studio: Studio) -> None:
+    """A LoRA is part of the fingerprint; whether ComfyUI has loaded and patched the weights is not."""
+    for again in (False, True):
+        scene = studio.scene(fresh=True)
+        settings = {"lora_name": LORA, "strength_model": 1.0, "strength_clip": 0.0}
+        patched = scene.graph.add("LoraLoader", model=scene.checkpoint, clip=scene.checkpoint[1], **settings)
+        model = scene.animated(patched)
+        clip = scene.again(scene.encoded)
+        scene.save("kept", inverted(scene, inversion(scene, model=model, latent=clip, name="lora"), 999))
+        log = studio.run(scene).log
+        assert f"lora.safetensors is {'read from disk' if again else 'kept'}" in log
+        # Another MODEL of the same weights, without the LoRA, takes it off them.
+        bare = studio.scene(fresh=True)
+        bare.save("bare", inverted(bare, inversion(bare, latent=bare.again(bare.encoded), name="bare"), 999))
+        assert f"bare.safetensors is {'read from disk' if again else 'kept'}" in studio.run(bare).log
+    taken = studio.scene(fresh=True)
+    taken.save("never", inverted(taken, inversion(taken, name="lora"), 999))
+    assert "lora.safetensors is of another model (" in message(studio, taken)
 
 
 @pytest.mark.parametrize("what", ["clip", "prompt", "number of steps", "model"])

@@ -15,8 +15,8 @@ from PIL import Image, ImageSequence
 from comfy_server import ComfyServer, Prompt
 from demo_comfyui import Cut, Models, adapt
 from draw_clip import draw_inputs
-from find_comfyui import PACK
-from random_models import ModelFiles, published_names
+from find_comfyui import PACK, ComfyUI
+from random_models import TEXT_TYPES, ModelFiles, has_cogvideox, published_names, published_transformers
 from scenes import LORA
 from workflow import NOTES, to_prompt
 
@@ -59,6 +59,11 @@ def apart(one: Box, other: Box) -> bool:
     return one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
+def require_family(name: str, comfyui: ComfyUI) -> None:
+    if name == "cogvideox" and not has_cogvideox(comfyui):
+        pytest.skip("this ComfyUI has no CogVideoX")
+
+
 @pytest.fixture(scope="module")
 def object_info(server: ComfyServer) -> dict[str, Any]:
     return server.object_info()
@@ -92,9 +97,11 @@ def test_links_join_sockets_of_one_type(name: str, object_info: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_are_among_the_choices(name: str, object_info: dict[str, Any]) -> None:
+def test_values_are_among_the_choices(name: str, object_info: dict[str, Any], comfyui: ComfyUI) -> None:
     """Drop-downs whose choices are not files of the user's."""
+    require_family(name, comfyui)
     files = {"ckpt_name", "model_name", "video", "file", "image", "lora_name", "sparsectrl_name", "control_net_name"}
+    files |= {"unet_name", "clip_name", "vae_name"}
     for node in api_form(name).values():
         described = object_info[node["class_type"]]["input"]
         for key, value in node["inputs"].items():
@@ -144,19 +151,30 @@ def inputs(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Non
 
 
 # Where it is not four frames of 64 x 64, of which the reference is the two seconds asked for: 16 frames at 8 fps.
-MADE = {"long_video": (16, (64, 64), 23 / 8 / 15), "other_shape": (6, (56, 96), 15 / 8 / 3)}
+MADE = {
+    "long_video": (16, (64, 64), 23 / 8 / 15),
+    "other_shape": (6, (56, 96), 15 / 8 / 3),
+    # All three seconds of the reference, in 4 n + 1 frames.
+    "cogvideox": (13, (64, 88), 23 / 8 / 12),
+    "wan": (21, (64, 104), 23 / 8 / 20),
+    "wan22": (21, (64, 104), 23 / 8 / 20),
+}
 
 
-EVERYDAY = {"clone_motion", "image_to_video", "mixed_motions"}
+EVERYDAY = {"clone_motion", "image_to_video", "mixed_motions", "wan22"}
 EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.more) for name in NAMES]
 
 
 @pytest.mark.usefixtures("inputs")
 @pytest.mark.parametrize("name", EACH)
-def test_the_workflow_makes_an_animation(name: str, server: ComfyServer, models: ModelFiles) -> None:
+def test_the_workflow_makes_an_animation(
+    name: str, server: ComfyServer, models: ModelFiles, comfyui: ComfyUI
+) -> None:
+    require_family(name, comfyui)
     stand_ins = Models(models.checkpoint, models.motion_module, random=True)
-    names = {n: file.name for folder in published_names(models).values() for n, file in folder.items()}
-    names["v3_sd15_adapter.ckpt"] = LORA
+    kinds = published_names(models) | published_transformers(comfyui)
+    names = {n: file.name for folder in kinds.values() for n, file in folder.items()}
+    names |= {"v3_sd15_adapter.ckpt": LORA, **TEXT_TYPES}
     frames, size, seconds = MADE.get(name, (CUT.frames, (CUT.side, CUT.side), 15 / 8 / 3))
     prompt = adapt(api_form(name), stand_ins, "reference.mp4", CUT, others=names)
     result = server.run(prompt, timeout=400)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from comfy_server import Graph, Node
-from random_models import CLIP_L, COGVIDEOX, WAN, WAN_VAE
+from random_models import COGVIDEOX, COGVIDEOX_1_5, WAN, WAN_VAE
 
 FRAMES, LATENT_FRAMES = 13, 4
 WIDTH, HEIGHT = 80, 64  # pixels: 5 columns and 4 rows of tokens
@@ -37,6 +37,7 @@ class Space:
 
 FLOW = Space(WAN, 0.9, 0.6, "flow")
 ORDINARY = Space(COGVIDEOX, 12.0, 8.0, "ordinary")
+TWO_AT_ONCE = replace(ORDINARY, file=COGVIDEOX_1_5)
 
 
 @dataclass
@@ -69,7 +70,7 @@ class TransformerScene:
 
     def ordinary(self, model: Any) -> Any:
         """CogVideoX as every sampler can sample it."""
-        if self.space.file != COGVIDEOX:
+        if self.space.mixing == "flow":
             return model
         return self.graph.add("ModelSamplingDiscrete", model=model, sampling="v_prediction", zsnr=True)
 
@@ -134,6 +135,3 @@ class TransformerScene:
         inputs = {"model": self.model, "conditioning": self.positive, "latent": self.latent}
         inputs |= {"sigma": self.space.sigma, "noise_seed": SAMPLING["seed"], "mixing": self.space.mixing}
         return self.graph.add(f"MotionCloneProbeTransformer{kind}", **{**inputs, **changes})
-
-
-__all__ = ["CLIP_L", "FLOW", "ORDINARY", "Space", "TransformerScene"]

@@ -21,9 +21,6 @@ import torch
 from .files import CATEGORY, save_tensors
 from .guidance import NOISED, ordinary_weights, state_of_options, state_of_torch, state_of_weights
 
-# Of CogVideoX 1.0: rows and columns count so much more than frames.
-SPACE = {"WanModel": 1.0, "CogVideoXTransformer3DModel": 1.875}
-
 
 def network_of(model):
     return model.model.diffusion_model
@@ -38,6 +35,16 @@ def heads_of(block):
     return block.self_attn.num_heads if hasattr(block, "self_attn") else block.num_heads
 
 
+def frames_of_token(network):
+    """Two of CogVideoX 1.5."""
+    return getattr(network, "patch_size_t", None) or 1
+
+
+def space_of(network):
+    """How much more rows and columns count than frames: of CogVideoX 1.0."""
+    return 1.0 if type(network).__name__ == "WanModel" or frames_of_token(network) == 2 else 1.875
+
+
 def parts_of(network, d):
     """How many of a head's channels say where in time, which row and which column."""
     if type(network).__name__ == "WanModel":
@@ -47,7 +54,7 @@ def parts_of(network, d):
 
 def rotated(tokens, network, sides):
     """``[b, f * p, n, d]`` in float64: each pair of channels turned by its place times its frequency."""
-    space = SPACE[type(network).__name__]
+    space = space_of(network)
     frame, row, column = torch.meshgrid(*map(torch.arange, sides), indexing="ij")
     places = frame.flatten(), space * row.flatten(), space * column.flatten()
     angles = []
@@ -68,9 +75,9 @@ def over_frames(tokens, network, block, sides):
     return turned.reshape(len(tokens), f, h * w, *turned.shape[2:]).permute(0, 2, 3, 1, 4)
 
 
-def sides_of(x):
+def sides_of(x, network):
     """Frames, rows and columns of the tokens of a latent ``[b, c, f, h, w]``: patches of 2 x 2."""
-    return x.shape[2], math.ceil(x.shape[3] / 2), math.ceil(x.shape[4] / 2)
+    return math.ceil(x.shape[2] / frames_of_token(network)), math.ceil(x.shape[3] / 2), math.ceil(x.shape[4] / 2)
 
 
 @contextlib.contextmanager
@@ -99,7 +106,7 @@ def block_of(network, name):
 def attention_of(seen, network, name, x):
     """``[b, p, n, f, f]``, float64."""
     block = block_of(network, name)
-    q, k = (over_frames(seen[name][letter], network, block, sides_of(x)) for letter in "qk")
+    q, k = (over_frames(seen[name][letter], network, block, sides_of(x, network)) for letter in "qk")
     return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
 
 
