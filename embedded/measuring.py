@@ -230,6 +230,10 @@ class EachGuidance:
     def reuse(self) -> int:
         return self._first.reuse
 
+    def compares(self, step: int, total_steps: int) -> bool:
+        """See `hosts.base.Guide`; clips of a batch are held against no unguided ones."""
+        return False
+
     def observer(self, x: Tensor, view: View, *, scale: float) -> EnergyGradient:
         """See `hosts.base.Guide`."""
         views = [replace(view, crops=[crop]) for crop in view.crops]

@@ -147,7 +147,7 @@ class MotionGuidance:
     update_rule: UpdateRule = "published"
     limit: float | None = None
     reuse: int = 1
-    block_weights: Mapping[str, float] = field(default_factory=dict)
+    block_weights: Mapping[str, float] = field(default_factory=dict, hash=False)
     semantics: Semantics | None = None
 
     def __post_init__(self) -> None:

@@ -25,7 +25,9 @@ from torch import Tensor
 
 from .extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from .guidance import MotionGuidance
+from .hosts.crossattention import attending
 from .hosts.diffusers_animatediff import DiffusersAnimateDiff, invert, noised, observe_noisy, sample
+from .hosts.diffusers_appearance import word_layers
 from .representation import MotionRepresentation, Provenance, Window
 from .schedule import PRESETS, Preset, uneven_timesteps
 from .series import MotionSeries
@@ -120,6 +122,7 @@ def extract(
     source: str = "",
     windows: Sequence[Window] | None = None,
     inverted: Tensor | None = None,
+    words: Sequence[int] = (),
 ) -> MotionRepresentation:
     """Read the motion of a reference in one denoising step (paper, §3.3).
 
@@ -135,6 +138,7 @@ def extract(
         windows: in which it is read, if the model does not see all frames at once: those that it is to guide in.
         inverted: the reference at ``t_alpha`` as `invert` gives it, shaped like it, to be read in place of the noised
             one ("Inversion 2" of the paper's ablation).
+        words: tokens of the reference's own prompt; where they lie is kept, for `semantics.Semantics`.
 
     Raises:
         ValueError: a setting is out of range, or the reference is not one clip.
@@ -147,12 +151,15 @@ def extract(
         raise ValueError(f"an inversion of shape {list(inverted.shape)} is not of a clip of {list(reference.shape)}")
     frames, size = reference.shape[2], (reference.shape[3], reference.shape[4])
     require_extraction(t_alpha=t_alpha, k=k, frames=frames)
+    if words and windows is not None:
+        raise ValueError(f"words are read in a clip that the model sees whole, not in {len(windows)} windows")
     builder = RepresentationBuilder(select_taps(host.sites, blocks), k=k, frames=frames, latent_size=size)
     noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(noise_seed)).to(reference)
     z = noised(reference, noise, t_alpha) if inverted is None else inverted
     for window in (tuple(range(frames)),) if windows is None else windows:
         seen = z[:, :, list(window)]
-        observe_noisy(host, builder.observer(tuple(window)), z=seen, timestep=t_alpha, text=null_text)
+        with attending(word_layers(host.unet) if words else (), words, builder.attend):
+            observe_noisy(host, builder.observer(tuple(window)), z=seen, timestep=t_alpha, text=null_text)
     identity = host.identity
     provenance = Provenance(
         source=source,
@@ -161,7 +168,7 @@ def extract(
         t_alpha=t_alpha,
         noise_seed=noise_seed,
     )
-    return builder.representation(provenance)
+    return builder.representation(provenance, words=bool(words))
 
 
 def extract_series(

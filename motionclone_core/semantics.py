@@ -44,9 +44,9 @@ class Words:
     tokens: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Semantics:
-    """What the semantic energy of a run is made of.
+    """What the semantic energy of a run is made of; each is equal to itself alone.
 
     Attributes:
         words: of the new prompt.

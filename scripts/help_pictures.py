@@ -27,13 +27,16 @@ from embedded.drawing import SIZE, random_scene
 from embedded.measuring import FAST, read_motion, seed_for
 from embedded.model import EmbeddedModel, load_model
 from embedded.scoring import locate_any
+from motionclone_core.headless import extract
 from motionclone_core.paths import write_whole
 from motionclone_core.schedule import GuidanceWindow, Keyframe, Ramp, StrengthCurve, uneven_timesteps
 from motionclone_core.score import TrackedVideo, score_motion
+from motionclone_core.semantics import Semantics, Words
 from motionclone_core.video import evenly_spaced
 from motionclone_core.visualisation.agreement import draw_tracks
 from motionclone_core.visualisation.canvas import BACKGROUND, INK, MUTED, PATH_COLOUR, Colour
 from motionclone_core.visualisation.preview import preview
+from motionclone_core.visualisation.regions import regions_preview
 from motionclone_core.visualisation.sheets import Panel, contact_sheet, enlarged
 from motionclone_core.visualisation.tracks import draw_paths
 
@@ -74,6 +77,18 @@ def previewed(model: EmbeddedModel) -> dict[str, Picture]:
         motion = read_motion(model, video, FAST, seed=seed_for(0, number, "extraction"))
         panels.append(Panel(kind, preview(motion, enlarged(video, SIDE)).video))
     return {"preview": sheet(panels, "bright: something moves; arrows: where it will be three frames on")}
+
+
+def worded(model: EmbeddedModel) -> dict[str, Picture]:
+    """Where words of a reference lie."""
+    scene = random_scene(np.random.default_rng(2), motion="curved", objects=2)
+    video, words = scene.render(), Words(scene.caption, scene.words[:2], (0, 1))
+    settings = {"blocks": FAST.blocks, "k": FAST.k, "t_alpha": 100, "words": words.tokens}
+    motion = extract(model.host, model.encode(video), model.text(scene.words), **settings)
+    shown = regions_preview(motion, Semantics(words, {}), enlarged(video, SIDE)).video
+    reference = Panel("reference", enlarged(video, SIDE), scene.caption)
+    found = Panel("foreground", shown, " ".join(words.words))
+    return {"words": sheet([reference, found], "in colour: where the words were found; dot: its middle")}
 
 
 def scored(model: EmbeddedModel) -> dict[str, Picture]:
@@ -263,6 +278,7 @@ GROUPS: dict[str, Callable[[EmbeddedModel], dict[str, Picture]]] = {
     "charts": charts,
     "cloning": cloning,
     "previewed": previewed,
+    "worded": worded,
     "scored": scored,
     "retimed": retimed,
     "placed": placed,

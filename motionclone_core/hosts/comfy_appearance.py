@@ -21,7 +21,8 @@ from .autograd import eager
 from .base import CallObserver, Guide, UnsupportedModelError, VideoSize
 from .comfy_animatediff import AnimateDiffHost
 from .comfy_conditions import index_of, predicted_apart
-from .comfy_crossattention import attending
+from .comfy_crossattention import word_layers
+from .crossattention import attending
 
 _PARTIAL = ("area", "mask", "start_percent", "end_percent", "timestep_start", "timestep_end")
 
@@ -117,7 +118,8 @@ class AppearanceBranch:
             stack.enter_context(eager())
             options = {"x": x, "transformer_options": transformer_options}
             stack.enter_context(self._host.observing(self._reader, self._before_tap, **options))
-            stack.enter_context(attending(network, self._reader.tokens, self._reader.attend))
+            layers = word_layers(network) if self._reader.tokens else ()
+            stack.enter_context(attending(layers, self._reader.tokens, self._reader.attend))
             yield
 
 

@@ -21,10 +21,11 @@ from ..representation import Window
 from .autograd import eager
 from .base import AttentionObserver, StopForward, UnsupportedModelError
 from .comfy_controls import require_controls, require_no_references
-from .comfy_crossattention import attending
+from .comfy_crossattention import word_layers
 from .comfy_host import Host, host_of, require_image_model
 from .comfy_runtime import without_guidance
 from .comfy_spaces import sigma_at, with_ordinary_samplers
+from .crossattention import attending
 
 _KEY = "motionclone_extraction"
 
@@ -147,11 +148,12 @@ def _observed_call(
         _require_whole(x, (len(window), *latent_shape[1:]) if len(latent_shape) == 4 else latent_shape)
         observer = observer_of(*views)
         _require_running(host, observer.taps)
-        network, options = executor.class_obj.diffusion_model, dict(transformer_options)
+        layers = word_layers(executor.class_obj.diffusion_model) if words.tokens else ()
+        options = dict(transformer_options)
         check = throw_exception_if_processing_interrupted
         with (
             eager(),
-            attending(network, words.tokens, words.attend),
+            attending(layers, words.tokens, words.attend),
             host.observing(observer, check, x=x, transformer_options=options),
         ):
             try:

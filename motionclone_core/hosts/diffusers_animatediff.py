@@ -31,6 +31,7 @@ from ..windows import fused
 from .autograd import recording
 from .base import (
     AttentionObserver,
+    CallObserver,
     Gradient,
     Guide,
     ModelIdentity,
@@ -40,6 +41,8 @@ from .base import (
     View,
     fingerprint,
 )
+from .crossattention import attending
+from .diffusers_appearance import UnguidedClip, word_layers
 from .gradients import GradientScale, SharedGradient
 
 log = logging.getLogger(__name__)
@@ -325,7 +328,8 @@ def sample(
         Clean latents, ``[b, c, f, h, w]``, in float32 or finer whatever the network's dtype.
 
     Raises:
-        ValueError: the timesteps do not fall, or the scheduler evaluates the model more than once a step.
+        ValueError: the timesteps do not fall, the scheduler evaluates the model more than once a step, or several clips
+            or windows are to be held against unguided ones.
         RepresentationMismatchError: the guide does not fit the model or the video.
     """
     windows = (tuple(range(noise.shape[2])),) if windows is None else tuple(windows)
@@ -335,17 +339,27 @@ def sample(
     steps = steps_of(timesteps)
     marked = guided(guide, steps, exact=_exact(scheduler))
     shared = SharedGradient(1 if guide is None else guide.reuse)
-    run = _Run(host, text, null_text, cfg, guide, windows, marked, GradientScale(), shared)
     stepper = _Euler() if scheduler is None else _Scheduler(scheduler, timesteps, generator)
     # Guidance is a small difference of large numbers: half precision would lose it.
     state = stepper.begin(noise.to(torch.promote_types(noise.dtype, torch.float32)))
+    beside = _beside(guide, stepper.level(state, steps[0]) * math.sqrt(1 + steps[0].sigma ** 2), steps)
+    run = _Run(host, text, null_text, cfg, guide, windows, marked, GradientScale(), shared, beside)
     for step in steps:
         x = stepper.level(state, step) * math.sqrt(1 + step.sigma**2)
+        if beside is not None:
+            beside.follow(step.index, partial(run.unguided_at, step))
         denoised, gradient = run.denoised(x, step)
         state = stepper.step(state, x, denoised, step)
         if on_step is not None:
             on_step(step, denoised, gradient)
     return state
+
+
+def _beside(guide: Guide | None, x: Tensor, steps: Sequence[Step]) -> UnguidedClip | None:
+    """The unguided clip of a run, if any of its steps is held against one."""
+    if guide is None or not any(guide.compares(step.index, step.total) for step in steps):
+        return None
+    return UnguidedClip(guide, x, [*(step.sigma for step in steps), 0.0])
 
 
 @dataclass(frozen=True)
@@ -359,6 +373,19 @@ class _Run:
     guided: Sequence[bool]
     scale: GradientScale
     shared: SharedGradient
+    beside: UnguidedClip | None = None
+
+    def unguided_at(self, step: Step, x: Tensor, reader: CallObserver | None) -> Tensor:
+        """``denoised`` of the unguided clip, whose conditional call is read."""
+        if reader is None:
+            return x - step.sigma * self._unguided(x, step)
+        layers = word_layers(self.host.unet) if reader.tokens else ()
+        with self.host.observing(reader), attending(layers, reader.tokens, reader.attend):
+            noise = self._predict(x, step, self.text)
+        if self.cfg != 1.0:
+            unconditional = self._predict(x, step, self.null_text)
+            noise = unconditional + self.cfg * (noise - unconditional)
+        return x - step.sigma * noise
 
     def denoised(self, x: Tensor, step: Step) -> tuple[Tensor, Gradient | None]:
         """The clean latent that the sampler is given, with the guidance in it, and what guided it."""
@@ -401,7 +428,8 @@ class _Run:
             frames = rearrange(x, "b c f h w -> (b f) c h w").detach().clone().requires_grad_()
             crops = [Crop(0, 0, x.shape[3], x.shape[4])] * x.shape[0]
             size = (x.shape[3], x.shape[4])
-            view = View((window,), crops, size, step.index, step.total, step.timestep)
+            shown = None if self.beside is None else self.beside.shown
+            view = View((window,), crops, size, step.index, step.total, step.timestep, shown)
             observer = guide.observer(frames, view, scale=scale)
             with self.host.observing(observer):
                 noise = self._seen(rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0]), step, self.text)

@@ -21,8 +21,8 @@ from .canvas import OUTLINE, PATH_COLOUR, Colour, Cover, Picture, Video, dot_cov
 from .preview import ground_of
 
 _WARM: Colour = (255, 176, 60)
-_DIMMED = 0.42  # what is left of the light outside the foreground
-_TINT = 0.45
+_DIMMED = 0.55  # what is left of the light outside the foreground
+_TINT = 0.35
 _LINE = 1 / 110  # of the picture's height
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from test_bad_input import message
+from test_leftovers import assert_clean
 
 from comfy_server import Node
-from scenes import SAMPLING, SCALE, Array, Scene, Studio, sigma_of
+from scenes import SAMPLING, SCALE, Array, Scene, Studio, only, sigma_of
 
 SIGMAS = (12.0, 8.0, 5.0)
 BLOCKS = "up_blocks.1, up_blocks.2"
@@ -132,15 +133,29 @@ def test_one_call_of_a_guided_step_records_a_graph(studio: Studio) -> None:
     worded = scene.worded(PROMPT, "castle")
     model = scene.graph.add("MotionCloneProbeGraphs", model=scene.model)
     guided = scene.guided(rep, model=model, semantics=scene.semantic(worded))
-    state = scene.state(scene.ksampler(guided, positive=worded, steps=1, scheduler="simple"))
-    # A last step that ends without noise cannot be guided, so that a step more is needed.
     state = scene.state(scene.ksampler(guided, positive=worded, steps=2))
     result = studio.run(scene)
     graphs = re.findall(r"probe call of \d+ with graph: (\w+)", result.log)
     # The last step is not guided, and needs no unguided video.
     assert graphs[:4] == ["False", "False", "True", "False"]
     assert "True" not in graphs[4:]
-    assert result.output(state)["state"][0]["hooked"] == 0
+    assert_clean(only(result, state, "state"))
+
+
+def test_masks_are_shown_in_the_size_of_the_images(studio: Studio) -> None:
+    scene = studio.scene()
+    rep, _ = read_with_words(scene, blocks="up_blocks.1")
+    settings = {"motion_rep": rep, "images": scene.clip, "fps": 8.0}
+    shown = scene.graph.add("MotionClonePreviewMasks", **settings)
+    mask = scene.graph.add("MaskToImage", mask=shown[1])
+    images = {"pictures": shown, "foreground": mask}
+    saves = [scene.graph.add("MotionCloneProbeSave", name=name, image=image) for name, image in images.items()]
+    pictures, foreground = studio.saved(studio.run(scene), *saves)
+    assert pictures.shape == foreground.shape == (scene.frames, scene.height, scene.width, 3)
+    assert 0 < foreground.mean() < 1
+    # What is not foreground has no colour left, outlines aside.
+    outside = pictures[foreground[..., 0] == 0]
+    assert np.median(np.ptp(outside, axis=-1)) < 0.02
 
 
 # --- bad input --------------------------------------------------------------------------------------

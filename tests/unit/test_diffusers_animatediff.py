@@ -289,6 +289,7 @@ class Overflowing:
     def __init__(self, guide):
         self._guide, self.taps, self.reuse = guide, guide.taps, guide.reuse
         self.require, self.guides, self.correct = lambda *_: None, guide.guides, guide.correct
+        self.compares = guide.compares
 
     def observer(self, x, view, **options):
         observer = self._guide.observer(x, view, **options)
