@@ -258,9 +258,11 @@ class MotionRepresentation:
             RepresentationMismatchError: it has not; the message says both numbers.
         """
         if frames != self.frames:
-            what = "frames" if self.provenance.group == 1 else f"latent frames ({self.shown_frames} of the video)"
+            group = self.provenance.group
+            kind = "" if group == 1 else " latent"
+            seen = "" if group == 1 else f" ({self.shown_frames} and {group * (frames - 1) + 1} of the video)"
             raise RepresentationMismatchError(
-                f"the motion representation has {self.frames} {what}, the latent to sample has {frames}: make both "
-                f"the same (frames of Load Reference Video, length or batch size of the empty latent), or put Retime "
-                f"Motion between"
+                f"the motion representation has {self.frames}{kind} frames, the latent to sample has {frames}{seen}: "
+                f"make both the same (frames of Load Reference Video, length or batch size of the empty latent), or "
+                f"put Retime Motion between"
             )

@@ -46,7 +46,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     default=DEFAULT_T_ALPHA,
                     min=0,
                     max=999,
-                    tooltip="Noise level of the reading, a timestep: 400 as published. Higher sees coarser motion.",
+                    tooltip="Noise level of the reading, a timestep: 400 as published. Higher sees coarser motion. "
+                    "Of Wan, the noise level itself in thousandths.",
                 ),
                 io.Int.Input(
                     "k",
@@ -74,7 +75,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="Frames of the reference, at the size to sample at. Needs the VAE; leave latent empty.",
+                    tooltip="Frames of the reference, at the size to sample at; of CogVideoX and Wan 4 n + 1. "
+                    "Needs the VAE; leave latent empty.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
                 io.Latent.Input(

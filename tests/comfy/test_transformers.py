@@ -469,7 +469,7 @@ BAD: dict[str, tuple[Callable[[TransformerScene], Any], list[str]]] = {
         lambda scene: scene.save(
             "never", scene.ksampler(scene.guided(scene.extracted()), latent_image=scene.empty(frames=21))
         ),
-        ["4 latent frames (13 of the video)", "to sample has 6", "Retime Motion"],
+        ["4 latent frames", "to sample has 6", "13 and 21 of the video", "Retime Motion"],
     ),
     "more entries than frames": (lambda scene: _read(scene, k=5), ["k is 5", "4 frames"]),
     "a latent of pictures": (
