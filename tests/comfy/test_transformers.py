@@ -20,10 +20,23 @@ from comfy_server import ComfyServer, Node, Result
 from find_comfyui import ComfyUI
 from random_models import CLIP_L, VACE, WAN, WAN_I2V, WAN_I2V_CLIP, ensure_other, has_cogvideox
 from scenes import Array, only
-from transformer_scenes import FLOW, FRAMES, LATENT_FRAMES, ORDINARY, TWO_AT_ONCE, Space, TransformerScene
+from transformer_scenes import (
+    FLOW,
+    FRAMES,
+    LATENT_FRAMES,
+    ORDINARY,
+    TWO_AT_ONCE,
+    WIDE,
+    Space,
+    TransformerScene,
+)
 
 SPACES = [pytest.param(FLOW, id="wan"), pytest.param(ORDINARY, id="cogvideox")]
-EVERY_SPACE = [*SPACES, pytest.param(TWO_AT_ONCE, id="cogvideox 1.5", marks=pytest.mark.more)]
+EVERY_SPACE = [
+    *SPACES,
+    pytest.param(TWO_AT_ONCE, id="cogvideox 1.5", marks=pytest.mark.more),
+    pytest.param(WIDE, id="wan 5b", marks=pytest.mark.more),
+]
 PLACES, HEADS = 20, 2
 LORA = "transformer_lora.safetensors"
 
