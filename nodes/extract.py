@@ -118,7 +118,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
         taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
         _require_reference(images, vae, latent)
         if images is not None:
-            latent_frames(len(images), host.group)
+            latent_frames(len(images), host.latent_group)
         samples = latent["samples"] if latent is not None else vae.encode(images[..., :3])
         video = host.video(samples)
         require_extraction(t_alpha=t_alpha, k=k, frames=video.frames)
