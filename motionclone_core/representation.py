@@ -270,9 +270,10 @@ class MotionRepresentation:
         """
         if frames != self.frames:
             group = self.provenance.group
-            latent = "" if group == 1 else f" (latent ones, each but the first {group} of the video's)"
+            kind = "" if group == 1 else " latent"
+            seen = "" if group == 1 else f" ({self.shown_frames} and {group * (frames - 1) + 1} of the video)"
             raise RepresentationMismatchError(
-                f"the motion representation has {self.frames} frames, the latent to sample has {frames}{latent}: make "
-                f"both the same (frames of Load Reference Video, length or batch size of the empty latent), or put "
-                f"Retime Motion between"
+                f"the motion representation has {self.frames}{kind} frames, the latent to sample has {frames}{seen}: "
+                f"make both the same (frames of Load Reference Video, length or batch size of the empty latent), or "
+                f"put Retime Motion between"
             )

@@ -41,7 +41,11 @@ class RetimeMotion(io.ComfyNode):
             inputs=[
                 _motion_input(),
                 io.Int.Input(
-                    "frames", default=16, min=2, max=4096, tooltip="Of the video that is to be sampled."
+                    "frames",
+                    default=16,
+                    min=2,
+                    max=4096,
+                    tooltip="Of the video that is to be sampled; 4 n + 1 for CogVideoX and Wan.",
                 ),
                 io.Float.Input(
                     "speed",

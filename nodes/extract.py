@@ -52,7 +52,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     default=DEFAULT_T_ALPHA,
                     min=0,
                     max=999,
-                    tooltip="Noise level of the reading, a timestep: 400 as published. Higher sees coarser motion.",
+                    tooltip="Noise level of the reading, a timestep: 400 as published. Higher sees coarser motion. "
+                    "Of Wan, the noise level itself in thousandths.",
                 ),
                 io.Int.Input(
                     "k",
@@ -77,7 +78,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the noise that is added to the reference.",
                 ),
-                *reference_inputs(),
+                *reference_inputs(images="at the size to sample at; of CogVideoX and Wan 4 n + 1. Needs"),
                 io.String.Input(
                     "source",
                     default="",
@@ -133,7 +134,7 @@ class ExtractMotionRepresentation(io.ComfyNode):
         log.info("motion is read from %s", host.title)
         taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
         if images is not None:
-            latent_frames(len(images), host.group)
+            latent_frames(len(images), host.latent_group)
         samples = reference_latents(images, vae, latent)
         video = host.video(samples)
         if host.clips(samples) > 1:

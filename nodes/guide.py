@@ -174,7 +174,7 @@ class ApplyMotionGuidance(io.ComfyNode):
             search_aliases=["motion transfer", "video motion transfer", "motion guidance", "follow motion"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The AnimateDiff model that you would connect to the sampler."
+                    "model", tooltip="The model that you would connect to the sampler: AnimateDiff, CogVideoX or Wan."
                 ),
                 MotionRep.Input("motion_rep", tooltip="The motion to follow."),
                 _weight_input(),
@@ -268,7 +268,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
             description="A KSampler with one wire more: the new video follows the motion representation.",
             search_aliases=["motion transfer", "video motion transfer", "motion sampler", "animatediff ksampler"],
             inputs=[
-                io.Model.Input("model", tooltip="An AnimateDiff model."),
+                io.Model.Input("model", tooltip="An AnimateDiff model, a CogVideoX or a Wan 2.1 / 2.2."),
                 MotionRep.Input("motion_rep", tooltip="The motion to follow."),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),

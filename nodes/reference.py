@@ -8,13 +8,13 @@ import torch
 from comfy_api.latest import io
 
 
-def reference_inputs() -> list[Any]:
-    """The inputs, all of them optional: exactly one way is to be connected."""
+def reference_inputs(*, images: str = "at the size to sample at. Needs") -> list[Any]:
+    """The inputs, all of them optional: exactly one way is to be connected; ``images`` is said of the frames."""
     return [
         io.Image.Input(
             "images",
             optional=True,
-            tooltip="Frames of the reference, at the size to sample at. Needs the VAE; leave latent empty.",
+            tooltip=f"Frames of the reference, {images} the VAE; leave latent empty.",
         ),
         io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
         io.Latent.Input(

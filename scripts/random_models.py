@@ -154,8 +154,8 @@ COGVIDEOX_CONFIG = {
     "use_rotary_positional_embeddings": True,
 }
 WAN_VAE_CONFIG = {"dim": 16, "z_dim": 16, "temperal_downsample": [False, True, True]}
-WAN, WAN_I2V, WAN_I2V_CLIP, VACE, COGVIDEOX, COGVIDEOX_1_5, WAN_VAE = (
-    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_vace", "cogvideox", "cogvideox_1_5", "wan_vae",
+WAN, WAN_I2V, WAN_I2V_CLIP, WAN_5B, VACE, COGVIDEOX, COGVIDEOX_1_5, WAN_VAE = (
+    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_5b", "wan_vace", "cogvideox", "cogvideox_1_5", "wan_vae",
 )  # fmt: skip
 SMALL = {
     WAN: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "t2v", "in_dim": 16}),
@@ -163,6 +163,12 @@ SMALL = {
     WAN_I2V: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "t2v", "in_dim": 36}),
     # As Wan 2.1 has it, which sees them through CLIP as well.
     WAN_I2V_CLIP: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "i2v", "in_dim": 36}),
+    # As the smaller Wan 2.2, for another VAE.
+    WAN_5B: (
+        "comfy.ldm.wan.model",
+        "WanModel",
+        WAN_CONFIG | {"model_type": "t2v", "in_dim": 48, "out_dim": 48},
+    ),
     VACE: (
         "comfy.ldm.wan.model",
         "VaceWanModel",

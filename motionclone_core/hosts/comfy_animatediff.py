@@ -40,7 +40,7 @@ class AnimateDiffHost:
     """
 
     default_blocks = DEFAULT_BLOCKS
-    group = 1
+    latent_group = group = 1
     scaled = flow = False
 
     def __init__(self, patcher: Any) -> None:

@@ -74,11 +74,15 @@ class Family(Protocol):
 class TransformerHost:
     """One MODEL with a diffusion transformer of a known family."""
 
+    latent_group: int
+    """Frames of the video in a latent frame."""
     group: int
+    """The same in a frame of tokens, which may be several latent ones."""
 
     def __init__(self, patcher: Any, family: Family) -> None:
         self._patcher, self._family = patcher, family
         self._network = patcher.get_model_object("diffusion_model")
+        self.latent_group = family.group
         # A token of several latent frames begins with the first one's, so this is right to half a group.
         self.group = family.group * self._patch[0]
 

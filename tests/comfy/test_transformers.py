@@ -20,10 +20,23 @@ from comfy_server import ComfyServer, Node, Result
 from find_comfyui import ComfyUI
 from random_models import CLIP_L, VACE, WAN, WAN_I2V, WAN_I2V_CLIP, ensure_other, has_cogvideox
 from scenes import Array, only
-from transformer_scenes import FLOW, FRAMES, LATENT_FRAMES, ORDINARY, TWO_AT_ONCE, Space, TransformerScene
+from transformer_scenes import (
+    FLOW,
+    FRAMES,
+    LATENT_FRAMES,
+    ORDINARY,
+    TWO_AT_ONCE,
+    WIDE,
+    Space,
+    TransformerScene,
+)
 
 SPACES = [pytest.param(FLOW, id="wan"), pytest.param(ORDINARY, id="cogvideox")]
-EVERY_SPACE = [*SPACES, pytest.param(TWO_AT_ONCE, id="cogvideox 1.5", marks=pytest.mark.more)]
+EVERY_SPACE = [
+    *SPACES,
+    pytest.param(TWO_AT_ONCE, id="cogvideox 1.5", marks=pytest.mark.more),
+    pytest.param(WIDE, id="wan 5b", marks=pytest.mark.more),
+]
 PLACES, HEADS = 20, 2
 LORA = "transformer_lora.safetensors"
 
@@ -469,7 +482,7 @@ BAD: dict[str, tuple[Callable[[TransformerScene], Any], list[str]]] = {
         lambda scene: scene.save(
             "never", scene.ksampler(scene.guided(scene.extracted()), latent_image=scene.empty(frames=21))
         ),
-        ["4 latent frames (13 of the video)", "to sample has 6", "Retime Motion"],
+        ["4 latent frames", "to sample has 6", "13 and 21 of the video", "Retime Motion"],
     ),
     "more entries than frames": (lambda scene: _read(scene, k=5), ["k is 5", "4 frames"]),
     "a latent of pictures": (

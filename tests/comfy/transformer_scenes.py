@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy_server import Graph, Node
-from random_models import COGVIDEOX, COGVIDEOX_1_5, WAN, WAN_VAE
+from random_models import COGVIDEOX, COGVIDEOX_1_5, WAN, WAN_5B, WAN_VAE
 
 FRAMES, LATENT_FRAMES = 13, 4
 WIDTH, HEIGHT = 80, 64  # pixels: 5 columns and 4 rows of tokens
@@ -36,6 +36,7 @@ class Space:
 
 
 FLOW = Space(WAN, 0.9, 0.6, "flow")
+WIDE = replace(FLOW, file=WAN_5B)
 ORDINARY = Space(COGVIDEOX, 12.0, 8.0, "ordinary")
 TWO_AT_ONCE = replace(ORDINARY, file=COGVIDEOX_1_5)
 
@@ -63,7 +64,8 @@ class TransformerScene:
         self.positive, self.negative = self.text("a boat on the sea"), self.text("")
         self.latent = self.again(self.empty())
         self.clip = self.drawn(1)
-        self.encoded = self.encode(self.clip)
+        # There is no small VAE for the wide one's latents: its reference is the noise alone.
+        self.encoded = self.empty() if self.space == WIDE else self.encode(self.clip)
 
     def loaded(self, name: str) -> Node:
         return self.graph.add("UNETLoader", unet_name=self.small[name].name, weight_dtype="default")
@@ -79,6 +81,9 @@ class TransformerScene:
 
     def empty(self, *, frames: int | None = None) -> Node:
         size = {"width": self.width, "height": self.height, "length": frames or self.frames}
+        if self.space == WIDE:
+            size |= {"width": 2 * self.width, "height": 2 * self.height, "vae": self.vae}
+            return self.graph.add("Wan22ImageToVideoLatent", **size, batch_size=1)
         return self.graph.add("EmptyHunyuanLatentVideo", **size, batch_size=self.videos)
 
     def again(self, latent: Any) -> Node:

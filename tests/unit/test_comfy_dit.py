@@ -219,7 +219,7 @@ def test_a_token_of_two_latent_frames_is_eight_of_the_video(network):
     family = Toy()
     family.patch = lambda network: (2, 2, 2)
     host = host_of(network, family=family)
-    assert host.group == 8
+    assert (host.latent_group, host.group) == (4, 8)
     assert host.video(torch.zeros(1, 16, 5, 8, 6)).frames == 3
 
 
