@@ -127,7 +127,7 @@ def begin(
 
 def _worded(sheet: Sheet, model: Socket, checkpoint: Placed, worded: tuple[tuple[str, str], ...]) -> Parts:
     """Prompts with words; the reference's own stands in the place of the empty text."""
-    titles = ("Prompt: what the video shows, and its subject", "The reference: what it shows, and its subject")
+    titles = ("New prompt, and its subject", "The reference, and its subject")
     new, own = (
         sheet.add("MotionCloneWords", title, tint=BLUE, clip=checkpoint[1], text=text, words=words)
         for title, (text, words) in zip(titles, worded, strict=True)
