@@ -184,6 +184,28 @@ def test_a_step_of_void_s_sampler_moves_by_the_literal_gradient(stage: Stage) ->
     assert relative_error(after - before, -noise_next * 500.0 * noise * gradient) < 1e-3
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_a_shared_gradient_is_that_of_the_step_that_took_it(stage: Stage, space: Space) -> None:
+    scene = stage.scene(space)
+    rep, begin, middle = scene.extracted(), space.sigma, space.sigma_next
+    end = 0.5 * middle
+    given = {"sigmas": scene.falling(begin, middle, end), "cfg": 1.0}
+    one, two = (
+        scene.one_step(scene.guided(rep, guided_steps=steps, reuse=2), **given) for steps in (1, 2)
+    )
+    literal = scene.probe("Gradient", name="gradient", motion_rep=rep)
+    nodes = scene.save("one", one), scene.save("two", two), literal
+    once, twice, gradient = stage.saved(stage.run(scene), *nodes)
+
+    def deviation(sigma: float) -> float:
+        """Of what the sampler holds, if latent and noise have 1: the gradient by what has 1 itself is shared."""
+        return float(np.hypot(1 - sigma if space.mixing == "flow" else 1.0, sigma))
+
+    left = 1 - end if space.mixing == "flow" else 1.0
+    shared = gradient * deviation(begin) / deviation(middle)
+    assert relative_error((twice - once) * left, -end * 500.0 * middle * shared) < 1e-3
+
+
 # --- runs -------------------------------------------------------------------------------------------
 
 
