@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 RESULTS := .test-results
 # Of the unit tests; each computes on one core.
 WORKERS ?= 2
+# Of the ComfyUI tests, each with a server of its own, which takes up to 11 GB.
+COMFY_WORKERS ?= $(shell awk '/MemAvailable/ { print ($$2 > 20e6) ? 2 : 1 }' /proc/meminfo 2>/dev/null || echo 1)
 # The core and the embedded model are imported from the root.
 IN_ROOT := PYTHONPATH=.
 # The C library (of Linux) otherwise hands the memory of every large tensor back and asks for it anew.
@@ -46,6 +48,7 @@ help:
 	@echo "PYTHON=...         the Python (3.10 to 3.13) of the development environment in $(VENV)"
 	@echo "COMFYUI_PATH=...   ComfyUI's folder (else where this pack is installed, else ~/comfy/ComfyUI)"
 	@echo "COMFYUI_PYTHON=... its interpreter (else .venv or venv inside it)"
+	@echo "COMFY_WORKERS=...  servers that the ComfyUI tests share their work among (2 where there is memory for it)"
 	@echo "ARGS=...           further arguments of pytest, the demo or the benchmark"
 
 $(STAMP): requirements.txt requirements-dev.txt
@@ -75,7 +78,9 @@ test-comfy: $(STAMP)
 
 run-comfy: $(STAMP)
 	@mkdir -p $(RESULTS)
-	MOTIONCLONE_REQUIRE_COMFY=1 $(PY) -m pytest tests/comfy -m "not more and not ways and not models" --junitxml=$(RESULTS)/comfy.xml $(ARGS)
+	MOTIONCLONE_REQUIRE_COMFY=1 $(if $(filter-out 1,$(COMFY_WORKERS)),OMP_NUM_THREADS=1) $(PY) -m pytest tests/comfy \
+		-m "not more and not ways and not models" $(if $(filter-out 1,$(COMFY_WORKERS)),-n $(COMFY_WORKERS) --dist worksteal) \
+		--junitxml=$(RESULTS)/comfy.xml $(ARGS)
 
 test-browser: $(STAMP)
 	@$(PY) scripts/find_comfyui.py

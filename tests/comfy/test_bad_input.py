@@ -269,7 +269,7 @@ def _newer(content: bytes) -> bytes:
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
     description = json.loads(header["__metadata__"]["motionclone"])
-    description["format_version"] = 4
+    description["format_version"] = 5
     header["__metadata__"]["motionclone"] = json.dumps(description)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content[8 + size :]
@@ -283,7 +283,7 @@ def _newer(content: bytes) -> bytes:
             lambda content: b"PK\x03\x04 a pickle, say" * 40,
             ["not a safetensors file", "save the motion again"],
         ),
-        (_newer, ["format version 4", "reads up to 3", "update the pack"]),
+        (_newer, ["format version 5", "reads up to 4", "update the pack"]),
     ],
     ids=["truncated", "not safetensors", "newer"],
 )
