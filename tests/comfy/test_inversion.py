@@ -69,6 +69,7 @@ def test_every_level_is_a_step_from_the_one_before(studio: Studio) -> None:
         assert relative_error(latents[step + 1], latents[step]) > 1e-3
 
 
+@pytest.mark.more
 def test_a_clip_comes_back(studio: Studio) -> None:
     """From a level of little noise: random weights do not take away what they find, so that far up all is lost."""
     scene = studio.scene()

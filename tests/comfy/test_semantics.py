@@ -54,7 +54,7 @@ def test_words_lie_where_cross_attention_says(studio: Studio) -> None:
     np.testing.assert_allclose(saved["kept"], saved["value"], atol=2e-3)
 
 
-@pytest.mark.parametrize("words", ["castle", ""])
+@pytest.mark.parametrize("words", ["castle", pytest.param("", marks=pytest.mark.more)])
 def test_a_step_moves_by_the_literal_gradient_of_both_energies(studio: Studio, words: str) -> None:
     scene = studio.scene()
     rep, _ = read_with_words(scene)
@@ -111,6 +111,7 @@ def test_semantics_of_weight_0_change_no_bit_and_alone_they_guide(studio: Studio
     assert not np.array_equal(got["alone"], got["bare"])
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("sampler", ["heun", "euler_ancestral"])
 def test_any_sampler_has_an_unguided_video_beside_it(studio: Studio, sampler: str) -> None:
     scene = studio.scene()

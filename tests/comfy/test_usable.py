@@ -49,6 +49,7 @@ def test_every_sampler_node_guides_alike(studio: Studio) -> None:
     assert not np.array_equal(latents[0], latents[4])
 
 
+@pytest.mark.more
 def test_every_sampler_node_guides_alike_without_cfg(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted()

@@ -24,6 +24,7 @@ def fused(shape: tuple[int, ...], gradients: list[np.ndarray]) -> np.ndarray:
     return total / weights
 
 
+@pytest.mark.more
 def test_one_window_over_all_frames_is_no_window(studio: Studio) -> None:
     scene = studio.scene()
     model = scene.sliding(scene.frames, 1, use_on_equal_length=True)
