@@ -40,6 +40,7 @@ def test_a_reference_is_read_beside_its_own_frames(studio: Studio, kind: str) ->
     assert only(result, alone, "energy") > 1e-4
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("kind", KINDS)
 def test_residuals_have_no_gradient(studio: Studio, kind: str) -> None:
     scene = studio.scene()

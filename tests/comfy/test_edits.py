@@ -53,6 +53,7 @@ def test_a_motion_guides_another_size(studio: Studio) -> None:
     assert studio.saved(result, guided)[0].shape == (4, 4, 8, 16)
 
 
+@pytest.mark.more
 def test_a_mask_and_its_inverse_guide_a_half_each(studio: Studio) -> None:
     scene = studio.scene()
     rep, sigmas = scene.extracted(), scene.falling(SIGMA, SIGMA_NEXT)

@@ -37,6 +37,7 @@ def test_a_reference_of_zeros_is_a_motion(studio: Studio) -> None:
     assert np.isfinite(guided).all() and not np.array_equal(free, guided)
 
 
+@pytest.mark.more
 def test_a_representation_of_another_precision_guides_alike(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted()

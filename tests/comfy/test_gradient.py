@@ -52,6 +52,7 @@ def test_a_guided_step_moves_by_the_literal_gradient(studio: Studio, changes: di
     assert relative_error((after - before) * SCALE, factor * gradient) < 1e-3
 
 
+@pytest.mark.more
 def test_a_limit_shortens_the_push_to_its_size(studio: Studio) -> None:
     scene = studio.scene()
     rep, limit = scene.extracted(), 0.1
@@ -79,6 +80,7 @@ def test_a_normalised_step_pushes_by_its_weight_alone(studio: Studio) -> None:
     assert relative_error((after - before) * SCALE, -SIGMA_NEXT * 0.07 * direction) < 1e-3
 
 
+@pytest.mark.more
 def test_multistep_samplers_are_not_guided_beside_a_seam_and_euler_is(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted()
@@ -95,6 +97,7 @@ def test_multistep_samplers_are_not_guided_beside_a_seam_and_euler_is(studio: St
     assert np.array_equal(multistep, multistep_too)
 
 
+@pytest.mark.more
 def test_conditions_under_masks_share_the_gradient_as_they_share_the_picture(studio: Studio) -> None:
     scene = studio.scene()
     texts = [scene.text("a boat on the sea"), scene.text("a red house in the snow")]

@@ -92,7 +92,7 @@ def test_the_probe_sees_what_is_there(studio: Studio) -> None:
     [
         pytest.param("input 4", 1, id="before the taps"),
         pytest.param("output 5", 1, id="between the taps", marks=pytest.mark.more),
-        pytest.param("output 9", 1, id="after the taps"),
+        pytest.param("output 9", 1, id="after the taps", marks=pytest.mark.more),
         pytest.param("input 4", 2, id="unconditional pass", marks=pytest.mark.more),
         pytest.param("input 4", 3, id="second step"),
     ],
@@ -119,7 +119,7 @@ def test_a_run_that_saves_memory_and_still_runs_out_of_it_leaves_nothing(
     assert_as_before(studio, before)
 
 
-@pytest.mark.parametrize(("block", "call"), [("input 4", 1), ("output 5", 3)])
+@pytest.mark.parametrize(("block", "call"), [pytest.param("input 4", 1, marks=pytest.mark.more), ("output 5", 3)])
 def test_a_cancel_ends_the_guided_step_it_comes_in(
     studio: Studio, before: tuple[Array, dict], block: str, call: int
 ) -> None:

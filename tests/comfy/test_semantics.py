@@ -76,6 +76,7 @@ def test_a_step_moves_by_the_literal_gradient_of_both_energies(studio: Studio, w
     assert relative_error((after - before) * SCALE, -SIGMAS[1] * SIGMAS[0] * gradient) < 1e-3
 
 
+@pytest.mark.more
 def test_the_unguided_video_goes_its_own_way(studio: Studio) -> None:
     """In the second step it is where an unguided run is, not where the guided one is."""
     scene = studio.scene()

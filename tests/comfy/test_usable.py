@@ -31,6 +31,7 @@ def _all_equal(latents: list[Array]) -> bool:
     return all(np.array_equal(latent, latents[0]) for latent in latents[1:])
 
 
+@pytest.mark.more
 def test_every_sampler_node_guides_alike(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted()
@@ -175,8 +176,8 @@ def bare(scene: Scene) -> Setting:
     return Setting(scene.model, {})
 
 
-SETTINGS = (_ranges, _control, _lora)
-FURTHER = (_masks_and_whole, _prompts_per_frame, _rescaled_cfg)
+SETTINGS = (_lora,)
+FURTHER = (_ranges, _control, _masks_and_whole, _prompts_per_frame, _rescaled_cfg)
 # ComfyUI's smallest area is 64 pixels wide. Of 64 pixels the UNet's lowest level sees a single cell: attention over it
 # cannot be perturbed, and FreeU V2 divides by the range of its values, which is 0.
 WIDE = (_areas, _free_u, _perturbed_attention)
@@ -224,6 +225,7 @@ def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Settin
     assert_works_beside(studio, setting)
 
 
+@pytest.mark.more
 def test_a_step_without_any_active_condition_is_left_alone(studio: Studio) -> None:
     scene = studio.scene()
     part = {"start": 0.12, "end": 1.0}  # sigma 12.7, between the two steps

@@ -66,6 +66,7 @@ def test_a_long_motion_is_saved_and_loaded(studio: Studio) -> None:
     assert np.array_equal(made, again)
 
 
+@pytest.mark.more
 def test_views_are_read_and_guided_one_by_one_within_a_call(studio: Studio) -> None:
     scene = studio.scene(frames=6)
     model = scene.viewed(scene.views(4, 2))

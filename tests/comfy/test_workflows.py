@@ -161,7 +161,7 @@ MADE = {
 }
 
 
-EVERYDAY = {"clone_motion", "image_to_video", "mixed_motions", "wan22"}
+EVERYDAY = {"clone_motion", "mixed_motions", "wan22"}
 EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.more) for name in NAMES]
 
 
