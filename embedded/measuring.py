@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from motionclone_core.guidance import EnergyGradient, MotionGuidance, push_of
+from motionclone_core.energy_gradient import EnergyGradient
+from motionclone_core.guidance import MotionGuidance
 from motionclone_core.headless import extract, extract_series
 from motionclone_core.hosts.base import Gradient, ModelIdentity, VideoSize, View
 from motionclone_core.hosts.diffusers_animatediff import Step, invert, sample
@@ -35,7 +36,9 @@ from motionclone_core.metrics import (
 from motionclone_core.mixing import Motion
 from motionclone_core.representation import MotionRepresentation, Window
 from motionclone_core.schedule import BETA_RANGE, PRESETS, Preset, uneven_timesteps
+from motionclone_core.semantics import Semantics
 from motionclone_core.series import AnyReading
+from motionclone_core.updates import push_of
 
 from .drawing import FRAMES, MOTIONS, SIZE, Scene, random_scene
 from .model import CELL, LATENT_CHANNELS, EmbeddedModel
@@ -256,7 +259,7 @@ class Result:
     Attributes:
         video: ``[f, h, w, 3]`` RGB; from zeros where the latents are no numbers.
         extremes: smallest and largest value of the latents; nan if one of them is no number.
-        pushes: `guidance.push_of` of each guided step, before any limit or normalisation; nan where the gradient
+        pushes: `updates.push_of` of each guided step, before any limit or normalisation; nan where the gradient
             overflowed and the step was left unguided.
     """
 
@@ -348,7 +351,9 @@ def noise_of(cases: Sequence[Case]) -> Tensor:
 class _Pushes:
     """Notes how strongly each guided step pushes each clip."""
 
-    def __init__(self, guide: EachGuidance | None, steps: int, on_step: Callable[[], None] | None) -> None:
+    def __init__(
+        self, guide: EachGuidance | MotionGuidance | None, steps: int, on_step: Callable[[], None] | None
+    ) -> None:
         self._guide, self._steps, self._on_step = guide, steps, on_step
         self.rows: list[list[float]] = []
 
@@ -377,6 +382,7 @@ def generate(
     motions: Sequence[Motion | AnyReading] = (),
     windows: Sequence[Window] | None = None,
     generator: list[torch.Generator] | None = None,
+    semantics: Semantics | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> list[Result]:
     """Sample clips in one batch.
@@ -389,9 +395,10 @@ def generate(
         motions: what each clip follows; none, or a weight of 0, sample without guidance.
         windows: the frames that the model sees at once, if it does not see all of them.
         generator: of the noise that the scheduler adds, one a clip.
+        semantics: of a single clip that follows a motion.
         on_step: called after each step, for progress.
     """
-    guide = _guide(setting, motions) if motions and setting.weight else None
+    guide = _guide(setting, motions, semantics) if motions and setting.weight else None
     pushes = _Pushes(guide, setting.steps, on_step)
     timesteps = uneven_timesteps(setting.steps, setting.guided_steps, setting.ratio)
     latents = sample(
@@ -410,7 +417,12 @@ def generate(
     return [_result(model, latent, pushes.of(i)) for i, latent in enumerate(latents.split(1))]
 
 
-def _guide(setting: Setting, motions: Sequence[Motion | AnyReading]) -> EachGuidance:
+def _guide(
+    setting: Setting, motions: Sequence[Motion | AnyReading], semantics: Semantics | None
+) -> EachGuidance | MotionGuidance:
+    if semantics is not None:
+        (motion,) = motions
+        return MotionGuidance.of(motion, setting, reuse=setting.reuse, semantics=semantics)
     return EachGuidance([MotionGuidance.of(motion, setting, reuse=setting.reuse) for motion in motions])
 
 

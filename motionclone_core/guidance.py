@@ -1,128 +1,35 @@
-"""Motion guidance: energy to gradient to a corrected ``denoised`` (paper, Eq. 2 and §3.4).
+"""Motion guidance over a run: which steps are guided, what they are held against, how strongly (paper, §3.4).
 
 Shapes used here:
     b   batch entries of a model call      f   frames      c, h, w   a latent's channels and size
-    r   rows of a tap: b times its positions, batch entries outermost
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
-import torch
 from torch import Tensor
 
 from .appearance import AppearanceReader, Pull, pulls, reference_foreground
-from .attention import temporal_attention
-from .energy import sparse_energy
+from .energy_gradient import EnergyGradient, Target, Targets
 from .grids import RepresentationMismatchError, Size
-from .hosts.base import Gradient, ModelIdentity, VideoSize, View
+from .hosts.base import ModelIdentity, VideoSize, View
 from .mixing import Motion
-from .representation import MotionRepresentation, TapRepresentation, Window
+from .representation import MotionRepresentation, Window
 from .resampling import held_against
-from .schedule import UPDATE_RULES, GuidanceWindow, Preset, Ramp, StrengthCurve, UpdateRule
+from .schedule import DEFAULT_WEIGHT, UPDATE_RULES, GuidanceWindow, Preset, Ramp, StrengthCurve, UpdateRule
 from .semantics import Semantics
 from .series import AnyReading
 from .taps import UnknownTapError, execution_order, weights_by_tap
+from .updates import corrected_denoised
 
 log = logging.getLogger(__name__)
-
-DEFAULT_WEIGHT = 2000.0
-# Of the rule ``normalised``: the published weight pushes by 0.07 of the noise in a step.
-PUSH_PER_WEIGHT = 0.07 / DEFAULT_WEIGHT
-
-
-def corrected_denoised(
-    denoised: Tensor,
-    gradient: Tensor,
-    *,
-    strength: float,
-    sigma: float,
-    sigma_next: float,
-    sigma_from: float | None = None,
-    rule: UpdateRule = "published",
-    limit: float | None = None,
-) -> Tensor:
-    """Fold one guidance step into the predicted clean latent, so that no sampler is edited.
-
-    With ``delta = strength * sigma * gradient`` (the gradient by x = z * sqrt(1 + sigma^2)):
-
-    - ``published``: delta joins the noise of DDIM's "direction to x_t" alone, which moves the next
-      latent by ``-sigma_next * delta``. An Euler step, x + (x - denoised) / sigma * (sigma_next - sigma),
-      moves it by just that if ``denoised`` falls by ``delta * sigma * sigma_next / (sigma - sigma_next)``.
-    - ``paper``: Eq. 2 to the letter, delta in the predicted noise everywhere:
-      ``denoised`` falls by ``sigma * delta``.
-    - ``normalised`` (this project): as ``published``, but the gradient gives delta its direction alone, and
-      ``strength * PUSH_PER_WEIGHT`` its root mean square, whose measure is the noise's own 1. A weight means the
-      same whatever the model and the size of the video. It has no point of rest: where the motion is that of the
-      reference already, what is left of the gradient pushes as hard, so let the strength fall towards the end.
-
-    A sampler that evaluates the model several times in one step (Heun, DPM-2) weighs the evaluations by
-    parts of the step, so that each of them is corrected as if the whole step were taken from it: with its
-    own sigma in delta, and ``sigma_from`` in place of sigma in the fraction.
-
-    Args:
-        denoised: predicted z_0, any shape.
-        gradient: of the energy by x, same shape.
-        strength: lambda * w_i.
-        sigma: where the model was evaluated; positive.
-        sigma_next: where the step ends, below where it starts.
-        sigma_from: where the step starts; ``sigma`` if it is left out.
-        rule: which of the three.
-        limit: the largest root mean square of delta, whose measure is the noise's own 1; None is as published.
-            A stronger push is shortened to it, its direction kept (this project).
-
-    Raises:
-        ValueError: the rule is unknown, or sigma_next is not below the start of the step.
-    """
-    sigma_from = sigma if sigma_from is None else sigma_from
-    if rule not in UPDATE_RULES:
-        raise ValueError(f"update rule {rule!r} is unknown: choose one of {', '.join(UPDATE_RULES)}")
-    if not 0.0 <= sigma_next < sigma_from:
-        raise ValueError(
-            f"guidance needs a falling noise level, but sigma goes from {sigma_from} to {sigma_next}"
-        )
-    span = 1.0 if rule == "paper" else sigma_next / (sigma_from - sigma_next)
-    delta = _delta(gradient, strength=strength, sigma=sigma, rule=rule, limit=limit)
-    return denoised - (delta * (sigma * span)).to(denoised)
-
-
-def push_of(gradient: Tensor, *, strength: float, sigma: float) -> float:
-    """Root mean square of ``strength * sigma * gradient``, whose measure is the noise's own 1.
-
-    It is that of `corrected_denoised`'s delta, if it is neither normalised nor limited.
-    """
-    return strength * sigma * _root_mean_square(gradient)
-
-
-def _delta(
-    gradient: Tensor, *, strength: float, sigma: float, rule: UpdateRule, limit: float | None
-) -> Tensor:
-    """See `corrected_denoised`; in float32 or finer, and 0 where the gradient is, which has no direction then."""
-    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    if rule != "normalised" and limit is None:
-        return (strength * sigma) * gradient
-    push = push_of(gradient, strength=strength, sigma=sigma)
-    wanted = strength * PUSH_PER_WEIGHT if rule == "normalised" and push > 0 else push
-    if limit is not None:
-        wanted = min(wanted, limit)
-    return (strength * sigma) * gradient if wanted == push else gradient / _root_mean_square(gradient) * wanted
-
-
-def _root_mean_square(gradient: Tensor) -> float:
-    """Of its squares none underflows, and it asks no device for float64."""
-    largest = float(gradient.abs().amax())
-    # What is smaller than this counts as 0: its inverse is no number.
-    if not largest > torch.finfo(torch.float32).tiny:
-        return 0.0
-    return largest * float((gradient / largest).square().mean().sqrt())
 
 
 @dataclass(frozen=True)
@@ -372,17 +279,6 @@ class MotionGuidance:
         return self.limit * math.sqrt(self._motion.coverage(strengths))
 
 
-@dataclass(frozen=True)
-class Target:
-    """What one batch entry of a call is held against at one tap, and how much that counts."""
-
-    kept: TapRepresentation
-    share: float = 1.0
-
-
-Targets = Mapping[str, Sequence[Sequence[Target]]]  # in one window, by tap name and batch entry
-
-
 @contextmanager
 def _numbered(number: int, motion: Motion) -> Iterator[None]:
     """Says of several motions which one does not fit."""
@@ -442,106 +338,3 @@ def _require_model(representation: MotionRepresentation, model: ModelIdentity) -
                 f"the motion representation has {tap.heads} heads at {name}, this model has "
                 f"{model.heads[name]}: extract it again with this model"
             )
-
-
-class EnergyGradient:
-    """Sums the energy of the taps of one model call and takes its gradient at the last of them.
-
-    The energy of a tap is a mean over all that it is held against: where a call's attention sees several windows, one
-    after the other, over all of them.
-
-    From there on nothing is recorded: `observe` turns autograd off, and whoever called the model under
-    ``torch.enable_grad()`` gets it back when that block ends. The backward pass thus starts as early as
-    it can, and the rest of the network costs what it costs without guidance.
-
-    Args:
-        x: see `hosts.base.Guide.observer`.
-        targets: what each of the call's windows is held against.
-        entries: batch entries of the call.
-        scale: see `hosts.base.Guide.observer`.
-        pulls: what holds keys against an unguided video, by tap, in a call of one window and one batch entry.
-    """
-
-    def __init__(
-        self,
-        x: Tensor,
-        targets: Sequence[Targets],
-        entries: int = 1,
-        scale: float = 1.0,
-        pulls: Mapping[str, Pull] | None = None,
-    ) -> None:
-        self._x = x
-        self._pulls = {name: pull.to(x.device) for name, pull in (pulls or {}).items()}
-        self._scale = scale
-        self._entries = entries
-        self._targets = [
-            {
-                name: [[replace(target, kept=target.kept.to(x.device)) for target in entry] for entry in tap]
-                for name, tap in window.items()
-            }
-            for window in targets
-        ]
-        self._reached = Counter[str]()
-        self._energies: list[list[Tensor]] = []
-        self._gradient: Tensor | None = None
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return tuple(sorted({*self._targets[0], *self._pulls}, key=execution_order))
-
-    def observe(self, tap: str, q: Tensor, k: Tensor, heads: int) -> None:
-        """Add one tap's energy; at the last tap take the gradient and stop recording."""
-        windows = len(self._targets)
-        targets = self._targets[self._reached[tap] % windows].get(tap)
-        self._reached[tap] += 1
-        energies = [] if targets is None else self._motion_energies(tap, q, k, heads, targets)
-        if tap in self._pulls:
-            pulled = self._pulls[tap].energy(k)
-            energies = [sum(energies, start=pulled)]
-        self._energies.append([energy / windows for energy in energies])
-        if len(self._energies) == windows * len(self.taps):
-            self._take_gradient()
-
-    def _motion_energies(
-        self, tap: str, q: Tensor, k: Tensor, heads: int, targets: Sequence[Sequence[Target]]
-    ) -> list[Tensor]:
-        """Of each batch entry."""
-        _require_shape(tap, q, [entry[0].kept for entry in targets])
-        entries = zip(q.chunk(self._entries), k.chunk(self._entries), targets, strict=True)
-        return [_energy(temporal_attention(q_b, k_b, heads), entry) for q_b, k_b, entry in entries]
-
-    def result(self) -> Gradient:
-        """See `hosts.base.GradientObserver`."""
-        if self._gradient is None:
-            raise ValueError(
-                f"the model reached {len(self._reached)} of {len(self.taps)} guided layers: a motion module's effect "
-                f"or scale of 0, another patch, or torch.compile before PyTorch 2.6 leaves the rest out"
-            )
-        energies = tuple(float(sum(entry)) for entry in zip(*self._energies, strict=True))
-        return Gradient(self._gradient, energies)
-
-    def _take_gradient(self) -> None:
-        # Batch entries do not see one another, so the gradient of the sum holds each entry's own.
-        total = torch.stack([energy for tap in self._energies for energy in tap]).sum()
-        (scaled,) = torch.autograd.grad(total * self._scale, self._x)
-        self._gradient = scaled / self._scale
-        self._energies = [[energy.detach() for energy in tap] for tap in self._energies]
-        torch.set_grad_enabled(False)
-
-
-def _energy(attention: Tensor, targets: Sequence[Target]) -> Tensor:
-    """Of one batch entry at one tap."""
-    energies = [
-        target.share * sparse_energy(attention, target.kept.values, target.kept.indices, target.kept.weights)
-        for target in targets
-    ]
-    return torch.stack(energies).sum()
-
-
-def _require_shape(tap: str, q: Tensor, entries: Sequence[TapRepresentation]) -> None:
-    rows, frames = sum(kept.values.shape[0] for kept in entries), entries[0].frames
-    if q.shape[0] != rows or q.shape[1] != frames:
-        raise RepresentationMismatchError(
-            f"{tap} works on {q.shape[1]} frames and {q.shape[0]} positions, the motion representation has "
-            f"{frames} frames and {rows} positions there: take other patches of the attention away"
-        )

@@ -19,6 +19,7 @@ TRAIN_TIMESTEPS = 1000
 BETA_RANGE = (0.00085, 0.012)
 UpdateRule = Literal["published", "paper", "normalised"]
 UPDATE_RULES: tuple[UpdateRule, ...] = ("published", "paper", "normalised")
+DEFAULT_WEIGHT = 2000.0  # lambda, of all published configurations of the released version
 
 
 def alphas_cumprod() -> NDArray[np.float64]:
@@ -238,7 +239,7 @@ class Preset:
     """A setting of a run: published ones (authors' configuration files), and ``fast`` of this project.
 
     ``cfg`` is ComfyUI's: the paper's classifier-free guidance s = 7.5 is 8.5 here. ``limit`` and ``update_rule`` are
-    those of `guidance.corrected_denoised`. ``k`` is how many entries per row the motion is read with; guidance takes
+    those of `updates.corrected_denoised`. ``k`` is how many entries per row the motion is read with; guidance takes
     any. A ``ratio`` of None spreads all steps evenly. ``block_weights`` are pairs of a block and what ``weight`` is
     multiplied by there.
     """
@@ -246,7 +247,7 @@ class Preset:
     steps: int
     guided_steps: int
     ratio: float | None
-    weight: float = 2000.0
+    weight: float = DEFAULT_WEIGHT
     warm_up: int = 10
     cool_down: int = 10
     cfg: float = 8.5

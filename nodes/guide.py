@@ -7,12 +7,13 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..motionclone_core.guidance import DEFAULT_WEIGHT, MotionGuidance
+from ..motionclone_core.guidance import MotionGuidance
 from ..motionclone_core.hosts import comfy_sampling
 from ..motionclone_core.hosts.comfy_memory import MEMORY_MODES, MemoryMode
 from ..motionclone_core.hosts.comfy_runtime import RunSummary, with_guidance
 from ..motionclone_core.mixing import Motion
 from ..motionclone_core.schedule import (
+    DEFAULT_WEIGHT,
     PRESETS,
     UPDATE_RULES,
     GuidanceWindow,

@@ -13,8 +13,8 @@ from edit_report import section
 from embedded.measuring import LIMITED
 from fidelity_cells import COLUMNS, CONSISTENCY, COSINE, PATH, SHAPE, Cell, gain, read_cells
 from fidelity_verdict import answers, verdict
-from motionclone_core.guidance import PUSH_PER_WEIGHT
 from motionclone_core.schedule import PRESETS
+from motionclone_core.updates import PUSH_PER_WEIGHT
 
 _NUMBERS = {
     "camera": PRESETS["camera"],
@@ -247,7 +247,7 @@ _FAST = """## A third of the steps
 Under the published rule, a guided step moves the latent by a distance that does not depend on the length of the step,
 so that the motion is followed less the fewer guided steps there are; and the distance is in proportion to the
 gradient, which is weak for a small or slow thing and too strong where the energy is steep. The preset `fast` takes
-from the gradient its direction alone (`normalised`, see `guidance.corrected_denoised`): each of its {fast.guided_steps}
+from the gradient its direction alone (`normalised`, see `updates.corrected_denoised`): each of its {fast.guided_steps}
 guided steps pushes a clip by {push:g} of the noise, the last {fast.cool_down} of them less and less, and {fast.steps}
 steps are enough. It reads {fast.k} entries of each row, with which the result is steadier than with one (the sweep over
 k below). Push, ratio and ramps were found by trial on other references than those of this page (numbers 64 to 127), k

@@ -1,7 +1,7 @@
 """Which latent a sampler holds at a noise level, and what that means for a gradient and for a timestep.
 
 Guidance is written for ``x = z_0 + sigma * eps`` (k-diffusion) and for ``x = (1 - sigma) z_0 + sigma * eps`` (flow
-matching): in both a step from sigma to sigma' keeps ``sigma' / sigma`` of the noise, and `guidance.corrected_denoised`
+matching): in both a step from sigma to sigma' keeps ``sigma' / sigma`` of the noise, and `updates.corrected_denoised`
 holds to the letter. ComfyUI's CogVideoX is handed what its sampler holds as it is, so that this must be
 ``z = (z_0 + sigma * eps) / sqrt(1 + sigma^2)``, which one sampler alone (VOIDSampler) keeps to.
 """

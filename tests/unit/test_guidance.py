@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from motionclone_core.energy_gradient import EnergyGradient, Target
 from motionclone_core.grids import Crop, RepresentationMismatchError
-from motionclone_core.guidance import EnergyGradient, MotionGuidance, Target, corrected_denoised
+from motionclone_core.guidance import MotionGuidance
 from motionclone_core.hosts.base import ModelIdentity, VideoSize, View
 from motionclone_core.mixing import Motion, MotionPart
 from motionclone_core.representation import MotionRepresentation, Provenance, TapRepresentation
 from motionclone_core.schedule import PRESETS, UPDATE_RULES, GuidanceWindow, Keyframe, StrengthCurve
+from motionclone_core.updates import corrected_denoised
 from toy_host import CHANNELS, HEADS, TAPS, Recorder, ToyHost, written_out_attention, written_out_energy
 
 LATENT = (4, 6)

@@ -26,11 +26,18 @@ from torch import Tensor
 from motionclone_core.attention import temporal_attention
 from motionclone_core.editing import timing
 from motionclone_core.extraction import DEFAULT_T_ALPHA
-from motionclone_core.guidance import DEFAULT_WEIGHT, PUSH_PER_WEIGHT, corrected_denoised
 from motionclone_core.hosts.gradients import SharedGradient
 from motionclone_core.inversion import PUBLISHED_STEPS, inversion_timesteps, risen
-from motionclone_core.schedule import BETA_RANGE, PRESETS, GuidanceWindow, sigma_at, uneven_timesteps
+from motionclone_core.schedule import (
+    BETA_RANGE,
+    DEFAULT_WEIGHT,
+    PRESETS,
+    GuidanceWindow,
+    sigma_at,
+    uneven_timesteps,
+)
 from motionclone_core.semantics import DEFAULT_SIGMA, DEFAULT_THRESHOLD, DEFAULT_WEIGHTS
+from motionclone_core.updates import PUSH_PER_WEIGHT, corrected_denoised
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "motionclone_core"
@@ -92,16 +99,16 @@ def test_what_the_page_names_exists(name):
 
 
 def test_names_are_looked_up_where_they_are_defined():
-    assert isinstance(resolved("guidance.corrected_denoised"), ast.FunctionDef)
+    assert isinstance(resolved("updates.corrected_denoised"), ast.FunctionDef)
     assert isinstance(resolved("representation.MotionRepresentation.shown_frames"), ast.FunctionDef)
     assert isinstance(resolved("hosts.comfy_dit.Family.group"), ast.AnnAssign)
     # Imported there, defined elsewhere; gone; an attribute of a function; no module.
-    missing = ("guidance.sparse_energy", "guidance.corrected", "guidance.corrected_denoised.delta", "guide.Guide")
+    missing = ("energy_gradient.sparse_energy", "updates.corrected", "updates.corrected_denoised.delta", "guide.Guide")
     assert [resolved(name) for name in missing] == [None] * 4
     assert is_name("hosts.comfy_dit.Family") and not any(map(is_name, ("up_blocks.1", "sigma", "docs/METHOD.md")))
 
 
-@pytest.mark.parametrize("module", ["attention", "energy", "guidance", "metrics", "schedule", "semantics", "windows"])
+@pytest.mark.parametrize("module", ["attention", "energy", "metrics", "schedule", "semantics", "updates", "windows"])
 def test_every_public_function_of_the_method_is_on_the_page(module):
     functions = [node for node in parsed(CORE / f"{module}.py").body if isinstance(node, ast.FunctionDef)]
     public = {f"{module}.{node.name}" for node in functions if not node.name.startswith("_")}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from motionclone_core.guidance import DEFAULT_WEIGHT, PUSH_PER_WEIGHT
-from motionclone_core.schedule import PRESETS
+from motionclone_core.schedule import DEFAULT_WEIGHT, PRESETS
+from motionclone_core.updates import PUSH_PER_WEIGHT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
