@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	if $$p -c '$(SUITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-comfy run-comfy test-browser run-browser test-more test-ways test-models demo demo-comfy examples texts fidelity transformers edits ablation inversion arrows sizes \
+.PHONY: help test test-unit test-comfy run-comfy test-browser run-browser test-more test-ways test-models demo demo-comfy examples texts fidelity transformers edits ablation inversion semantics arrows sizes \
 	bench lint clean
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo "make transformers measures motions on tiny CogVideoX and Wan inside ComfyUI and writes docs/TRANSFORMERS.md (hours)"
 	@echo "make edits       measures what edits of motions do and writes their part of docs/FIDELITY.md (hours; can be resumed)"
 	@echo "make ablation    measures what else the paper's ablation varies and writes its part of docs/FIDELITY.md (hours; can be resumed)"
+	@echo "make semantics   measures semantic guidance with a distractor in the reference and writes docs/SEMANTICS.md (an hour; can be resumed)"
 	@echo "make inversion   measures how well inverted clips come back and writes docs/INVERSION.md (hours; can be resumed)"
 	@echo "make arrows      measures how well arrows tell which way things move and writes docs/CORRESPONDENCE.md (minutes)"
 	@echo "make sizes       measures guidance at other sizes and lengths and writes docs/SIZES.md (an hour; can be resumed)"
@@ -127,6 +128,9 @@ edits: $(STAMP)
 
 ablation: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/ablation_study.py $(ARGS)
+
+semantics: $(STAMP)
+	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/semantics_study.py $(ARGS)
 
 inversion: $(STAMP)
 	$(IN_ROOT) $(KEEP_MEMORY) $(PY) scripts/inversion_study.py $(ARGS)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fidelity_cells import COLOUR, COLUMNS, PATH, SHAPE, Cell, gain, ratio, read_cells
 
-_TITLES = {"cogvideox": "CogVideoX", "wan": "Wan"}
+TITLES = {"cogvideox": "CogVideoX", "wan": "Wan"}
 _SHOWN = tuple(column for column in COLUMNS if column.key != "push")
 _GROUND = next(column for column in COLUMNS if column.key == "ground")
 FLOOR, GUIDED, CONTROL = "main/no guidance", "main/guided", "main/another clip's motion"
@@ -28,7 +28,7 @@ def section(family: str, store: Path, origins: Mapping[str, Any], card: Mapping[
     """What was measured of one family."""
     shown = {name: f"{family}/{name}" for name in origins}
     cells = read_cells(store, shown, {shown[name]: origin for name, origin in origins.items()})
-    parts = [f"## {_TITLES[family]}", _CARD.format(**card), setting]
+    parts = [f"## {TITLES[family]}", _CARD.format(**card), setting]
     if {FLOOR, GUIDED} <= cells.keys():
         main = [cells[name] for name in (FLOOR, GUIDED, CONTROL) if name in cells]
         parts += [_answers(cells), _table(main)]

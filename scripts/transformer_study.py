@@ -35,7 +35,8 @@ from transformer_report import page, section
 
 STORE = PACK / "docs" / "transformers"
 PAGE = PACK / "docs" / "TRANSFORMERS.md"
-FILES = {family: PACK / "embedded" / f"{family}_drawn.safetensors" for family in ("cogvideox", "wan")}
+FAMILIES = ("cogvideox", "wan")
+FILES = {family: PACK / "embedded" / f"{family}_drawn.safetensors" for family in FAMILIES}
 TEXT_WIDTH = {"cogvideox": 64, "wan": 4096}
 BLOCKS = {"cogvideox": 8, "wan": 7}
 FRAMES = 25
