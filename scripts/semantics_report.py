@@ -87,10 +87,10 @@ _HEAD = """# Semantic guidance: one object among distractors
 
 Written by `scripts/semantics_study.py`, which anyone can run again; rows that are there are kept. Held-out references
 of the embedded model ([model card](../embedded/MODEL_CARD.md)) show two things, each on a way of its own. The new
-caption has one thing alone. The first thing's words are named on both sides, colour and shape: the new thing is to stand where
-that one is, and to follow it. The other one is a distractor, whose motion is read as well. Preset `fast`; semantic
-guidance of `up_blocks.1`, thresholds 0.5 and a Gaussian of 2.5 cells (the model has 8 x 8 there, SD 1.5 at 512 pixels
-16 x 16). ± is the standard error over references; settings were chosen on others (64 and later)."""
+caption has one thing alone. The first thing's words are named on both sides, colour and shape: the new thing is to
+stand where that one is, and to follow it. The other one is a distractor, whose motion is read as well. Preset `fast`;
+semantic guidance of `up_blocks.1`, thresholds 0.5 and a Gaussian of 2.5 cells (the model has 8 x 8 there, SD 1.5 at
+512 pixels 16 x 16). ± is the standard error over references; settings were chosen on others (64 and later)."""
 _CELLS = """*Path error* and *velocity cosine* are those of the new thing against the named one's exact path; *to the
 distractor's path* is its distance from the other one's. *Alone* is what the published setting does: in the last half of
 the guided steps the motion's energy is off."""
