@@ -80,12 +80,13 @@ _CARD = (
 )
 _HEAD = """# Motions on diffusion transformers
 
-Tiny networks of the shapes of CogVideoX and Wan, trained from nothing on drawn clips, are loaded by ComfyUI's own
-loader of diffusion models and guided by the pack's own hosts, under inference mode, as in a graph. They show which
-blocks and which weight suit such networks, and whether motions are followed; they are no picture of how well the large
-models follow them. Each clip has 25 frames of 64 x 64 pixels. Their latents come from the embedded model's autoencoder,
-four frames side by side in one latent frame, the first frame alone: 7 latent frames of 16 x 16 cells, in tokens of
-2 x 2 cells, as the causal autoencoders of the large models lay them out.
+Tiny networks of the shapes of CogVideoX and Wan, trained from nothing on drawn clips
+([card](../embedded/TRANSFORMERS_CARD.md)), are loaded by ComfyUI's own loader of diffusion models and guided by the
+pack's own hosts, under inference mode, as in a graph. They show which blocks and which weight suit such networks, and
+whether motions are followed; they are no picture of how well the large models follow them. Each clip has 25 frames of
+64 x 64 pixels. Their latents come from the embedded model's autoencoder, four frames side by side in one latent frame,
+the first frame alone: 7 latent frames of 16 x 16 cells, in tokens of 2 x 2 cells, as the causal autoencoders of the
+large models lay them out.
 
 The scores are those of [FIDELITY.md](FIDELITY.md), against exact paths; ± is the standard error over references. The
 references are those of that page, in 25 frames; settings were chosen on others (64 and later). `make transformers`
