@@ -96,6 +96,8 @@ class AppearanceReader:
         """Receive cross-attention to the words, averaged over layers and heads, ``[f, p]``."""
         mapped = normalised(attention.unflatten(1, self._grid(attention.shape[1])))
         self._foreground = (mapped > self._semantics.appearance_threshold).to(mapped.dtype)
+        # Taps may all come before the words.
+        self._pool()
 
     def result(self) -> Appearance:
         """What was read.
@@ -177,7 +179,7 @@ def reference_foreground(semantics: Semantics, representation: MotionRepresentat
 
 def pulls(
     semantics: Semantics,
-    representation: MotionRepresentation,
+    motions: Sequence[MotionRepresentation],
     appearance: Appearance,
     weights: Mapping[str, float],
     latent_size: Size,
@@ -186,18 +188,19 @@ def pulls(
 
     Args:
         semantics: the setting.
-        representation: the motion, which says where the reference's subject is.
+        motions: of the run; the first says where the reference's subject is, and each tap is read by one of them.
         appearance: what the unguided video shows at this step.
         weights: of each tap's energy.
         latent_size: height and width of the latent that is sampled.
     """
-    frames, own = representation.frames, None
+    frames, own = motions[0].frames, None
     if not semantics.everywhere:
-        own = reference_foreground(semantics, representation)
+        own = reference_foreground(semantics, motions[0])
     made = {}
     for name, weight in weights.items():
-        stored = representation.taps[name].grid
-        times = halvings(representation.latent_size, stored[0] * stored[1])
+        holder = next(motion for motion in motions if name in motion.taps)
+        stored = holder.taps[name].grid
+        times = halvings(holder.latent_size, stored[0] * stored[1])
         grid = Cells(latent_size, times).grid
         regions = everywhere(frames, grid) if own is None else on_grid(own, grid)
         made[name] = Pull(weight, regions, appearance.means[name])

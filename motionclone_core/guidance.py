@@ -24,7 +24,7 @@ from .mixing import Motion
 from .representation import MotionRepresentation, Window
 from .resampling import held_against
 from .schedule import DEFAULT_WEIGHT, UPDATE_RULES, GuidanceWindow, Preset, Ramp, StrengthCurve, UpdateRule
-from .semantics import Semantics
+from .semantics import Semantics, mask_on_grid
 from .series import AnyReading
 from .taps import UnknownTapError, execution_order, weights_by_tap
 from .updates import corrected_denoised
@@ -82,6 +82,8 @@ class MotionGuidance:
             weights_by_tap(self.taps, self._semantics.weights)
         if self._semantics.everywhere:
             return
+        if self._semantics.appearance_mask is not None:
+            mask_on_grid(self._semantics.appearance_mask, self._motion.frames, (1, 1))
         if len(self._motion.parts) > 1 and self._semantics.reference_mask is None:
             raise RepresentationMismatchError(
                 f"Semantic Guidance reads where the subject is off one motion, and {len(self._motion.parts)} are "
@@ -219,7 +221,8 @@ class MotionGuidance:
             )
         unit = self._unit(view.step, view.total_steps)
         weights = {tap: weight / unit for tap, weight in self._pulls_of.items()}
-        return pulls(self._semantics, self._motion.parts[0].at(view.timestep), view.appearance, weights, view.size)
+        motions = [part.at(view.timestep) for part in self._motion.parts]
+        return pulls(self._semantics, motions, view.appearance, weights, view.size)
 
     def targets(self, view: View) -> list[Targets]:
         """What a call of the model is held against, one for each of its windows.
@@ -317,7 +320,7 @@ def _require_model(representation: MotionRepresentation, model: ModelIdentity) -
     made_with, fingerprint = representation.provenance.architecture, representation.provenance.fingerprint
     if fingerprint and fingerprint != model.fingerprint:
         log.warning(
-            "the motion representation was made with other motion module weights (%s) than this model's (%s): "
+            "the motion representation was made with other weights (%s) than this model's (%s): "
             "it may fit badly, extract it again to be sure",
             fingerprint,
             model.fingerprint,

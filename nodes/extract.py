@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder, require_extraction
 from ..motionclone_core.hosts.comfy_extraction import run_once
-from ..motionclone_core.hosts.comfy_host import host_of
+from ..motionclone_core.hosts.comfy_host import host_of, require_image_model
 from ..motionclone_core.hosts.comfy_inversion import noisy_latents
 from ..motionclone_core.inversion import Inversion
 from ..motionclone_core.representation import Provenance, latent_frames
@@ -132,6 +132,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
         """See the class."""
         host = host_of(model)
         log.info("motion is read from %s", host.title)
+        if inversion is not None:
+            require_image_model(host, "DDIM inversion")
         taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
         if images is not None:
             latent_frames(len(images), host.latent_group)

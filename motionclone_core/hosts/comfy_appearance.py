@@ -83,7 +83,7 @@ class AppearanceBranch:
 
     def _step(self, sigmas: Tensor, predict: Callable[[Tensor, float], Tensor]) -> None:
         sigma, following = sigmas[self._next : self._next + 2].tolist()
-        read = self._guide.compares(self._next, len(sigmas) - 1) and not self._host.off(self._guide.taps)
+        read = self._guide.compares(self._next, len(sigmas) - 1)
         self._reader = self._guide.reader(len(self._x), tuple(self._x.shape[-2:])) if read else None
         self.shown, self._predicting = None, True
         try:
@@ -97,7 +97,8 @@ class AppearanceBranch:
     def conditions(self, predict: Callable[[list], list[Tensor]], conds: list) -> list[Tensor]:
         """Predictions of its conditions, the positive one apart where it is read, as that of a guided step is."""
         read = index_of(self._positive, conds)
-        if read is None or self._reader is None or self.shown is not None:
+        # Motion modules are switched on and off once a step is under way, and not before.
+        if read is None or self._reader is None or self.shown is not None or self._host.off(self._guide.taps):
             return predict(conds)
         return predicted_apart(predict, conds, read, self._being_read(self._reader))
 

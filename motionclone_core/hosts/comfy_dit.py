@@ -111,10 +111,16 @@ class TransformerHost:
     @property
     def identity(self) -> ModelIdentity:
         """Architecture (family and width), fingerprint and heads; see `ModelIdentity`."""
-        weights = {name: self._family.query_weight(block) for name, block in self.sites.items()}
+        weights = {name: self._unpatched(self._family.query_weight(block)) for name, block in self.sites.items()}
         width = next(iter(weights.values())).shape[0]
         heads = {name: self._family.heads(block) for name, block in self.sites.items()}
         return ModelIdentity(f"{self._family.name}/{width}", fingerprint(weights), heads)
+
+    def _unpatched(self, weight: Tensor) -> Tensor:
+        """A weight as it was before patches such as LoRAs, whether or not they are applied just now."""
+        names = (name for name, known in self._network.named_parameters() if known is weight)
+        kept = self._patcher.backup.get(f"diffusion_model.{next(names, '')}")
+        return weight if kept is None else kept.weight
 
     @property
     def mutates(self) -> bool:

@@ -449,7 +449,9 @@ def test_a_lora_counts_in_reading_and_in_guiding(stage: Stage) -> None:
     literal = scene.probe("Gradient", name="gradient", motion_rep=rep, model=model)
     without = scene.probe("Gradient", name="without", motion_rep=rep)
     nodes = scene.save("plain", plain), scene.save("guided", guided), literal, without
-    before, after, gradient, other = stage.saved(stage.run(scene), *nodes)
+    result = stage.run(scene)
+    assert "made with other weights" not in result.log
+    before, after, gradient, other = stage.saved(result, *nodes)
     push = -FLOW.sigma_next * 500.0 * FLOW.sigma * gradient / (1 - FLOW.sigma_next)
     assert relative_error(other, gradient) > 0.01, "the LoRA must count for this test to say anything"
     assert relative_error(after - before, push) < 1e-3
@@ -505,6 +507,10 @@ BAD: dict[str, tuple[Callable[[TransformerScene], Any], list[str]]] = {
             "never", scene.ksampler(scene.guided(scene.extracted()), latent_image=scene.empty(frames=21))
         ),
         ["4 latent frames", "to sample has 6", "13 and 21 of the video", "Retime Motion"],
+    ),
+    "an inversion": (
+        lambda scene: _read(scene, inversion=scene.graph.add("MotionCloneProbeInversion")),
+        ["DDIM inversion is for AnimateDiff", "Wan 2.1 / 2.2, 4 blocks"],
     ),
     "more entries than frames": (lambda scene: _read(scene, k=5), ["k is 5", "4 frames"]),
     "a latent of pictures": (

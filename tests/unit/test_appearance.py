@@ -207,6 +207,29 @@ def test_keys_that_come_before_the_words_wait_for_them():
             assert torch.equal(got, expected)
 
 
+def test_words_may_come_after_the_last_tap():
+    host, x = ToyHost(FRAMES), noise(FRAMES)
+    guidance = MotionGuidance(motion(), semantics=Semantics(CAT, {"down_blocks.0": 30.0}))
+    late, early = guidance.reader(FRAMES, LATENT), shown(host, x, guidance)
+    host.run(x, late)
+    late.attend(attention())
+    for got, expected in zip(late.result().means[TAPS[0]].values, early.means[TAPS[0]].values, strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_a_tap_that_the_second_of_two_motions_reads_is_pulled():
+    host, x, unguided = ToyHost(FRAMES), noise(FRAMES), noise(FRAMES, seed=3)
+    whole = motion()
+    windows = {w: {name: tap for name, tap in taps.items() if name == TAPS[0]} for w, taps in whole.windows.items()}
+    parts = (MotionPart(replace(whole, windows=windows), 0.5), MotionPart(whole, 0.5))
+    semantics, weight = Semantics(Words("a cat"), WEIGHTS), {"weight": 0.0}
+    got, expected = (
+        gradient(host, x, guidance, shown(host, unguided, guidance))
+        for guidance in (MotionGuidance(m, semantics=semantics, **weight) for m in (Motion(parts), whole))
+    )
+    torch.testing.assert_close(got.value, expected.value)
+
+
 def test_masks_take_the_place_of_words():
     host, x, unguided = ToyHost(FRAMES), noise(FRAMES), noise(FRAMES, seed=3)
     own = (motion().foreground > 0.3).float()
@@ -255,6 +278,13 @@ def test_words_of_a_retimed_and_placed_motion_go_with_it():
             lambda: MotionGuidance(
                 motion(),
                 semantics=Semantics(CAT, WEIGHTS, reference_mask=torch.ones(3, 4, 4)),
+            ),
+            "3 frames, the video 4",
+        ),
+        (
+            lambda: MotionGuidance(
+                motion(),
+                semantics=Semantics(CAT, WEIGHTS, appearance_mask=torch.ones(3, 4, 4)),
             ),
             "3 frames, the video 4",
         ),

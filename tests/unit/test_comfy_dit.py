@@ -89,8 +89,8 @@ class Observer:
             raise StopForward
 
 
-def host_of(network, *, family=None, **options):
-    patcher = SimpleNamespace(get_model_object=lambda name: network, model_options=options)
+def host_of(network, *, family=None, backup=None, **options):
+    patcher = SimpleNamespace(get_model_object=lambda name: network, model_options=options, backup=backup or {})
     return TransformerHost(patcher, family or Toy())
 
 
@@ -196,6 +196,15 @@ def test_taps_blocks_and_identity():
     identity = host.identity
     assert identity.architecture == "toy/8" and set(identity.heads.values()) == {HEADS}
     assert identity.fingerprint != host_of(Network(10)).identity.fingerprint
+
+
+def test_a_lora_leaves_the_fingerprint_whether_or_not_it_is_applied(network):
+    before, own = host_of(network).identity, network.blocks[2].q.weight.detach().clone()
+    with torch.no_grad():
+        network.blocks[2].q.weight += 1.0
+    backup = {"diffusion_model.blocks.2.q.weight": SimpleNamespace(weight=own)}
+    assert host_of(network, backup=backup).identity == before
+    assert host_of(network).identity != before
 
 
 def test_a_video_is_counted_in_tokens_and_cells(network):

@@ -36,4 +36,17 @@ class ProbeReading:
         return (motion_rep.at(timestep),)
 
 
-PROBES = (ProbeInverted, ProbeReading)
+class ProbeInversion:
+    """Stands for an inversion where nothing may look into it."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("INVERSION",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def execute(self):
+        return ("an inversion",)
+
+
+PROBES = (ProbeInverted, ProbeReading, ProbeInversion)
