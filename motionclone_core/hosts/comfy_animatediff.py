@@ -15,6 +15,7 @@ from ..grids import RepresentationMismatchError
 from ..representation import Window
 from ..taps import DEFAULT_BLOCKS, tap_name
 from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
+from .comfy_weights import unpatched
 
 _MODELS_KEY = "ADE"
 _PARAMS_KEY = "ADE_params"
@@ -56,7 +57,8 @@ class AnimateDiffHost:
                 f"apply a single motion model"
             )
         self._patcher = patcher
-        self._motion_model = motion_models[0].model
+        self._motion_patcher = motion_models[0]
+        self._motion_model = self._motion_patcher.model
         _require_known(self._motion_model)
 
     @property
@@ -73,9 +75,10 @@ class AnimateDiffHost:
     def identity(self) -> ModelIdentity:
         """Architecture, fingerprint and heads; see `ModelIdentity`."""
         sites = self.sites
+        weights = {name: attention.to_q.weight for name, attention in sites.items()}
         return ModelIdentity(
             architecture=f"animatediff/{self._motion_model.mm_info.sd_type}",
-            fingerprint=fingerprint({name: attention.to_q.weight for name, attention in sites.items()}),
+            fingerprint=fingerprint(unpatched(self._motion_patcher, self._motion_model, weights)),
             heads={name: attention.heads for name, attention in sites.items()},
         )
 

@@ -23,6 +23,7 @@ from ..grids import RepresentationMismatchError
 from ..representation import Window
 from ..taps import transformer_tap_name
 from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
+from .comfy_weights import unpatched
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +112,11 @@ class TransformerHost:
     @property
     def identity(self) -> ModelIdentity:
         """Architecture (family and width), fingerprint and heads; see `ModelIdentity`."""
-        weights = {name: self._unpatched(self._family.query_weight(block)) for name, block in self.sites.items()}
+        weights = {name: self._family.query_weight(block) for name, block in self.sites.items()}
+        own = unpatched(self._patcher, self._network, weights, "diffusion_model.")
         width = next(iter(weights.values())).shape[0]
         heads = {name: self._family.heads(block) for name, block in self.sites.items()}
-        return ModelIdentity(f"{self._family.name}/{width}", fingerprint(weights), heads)
-
-    def _unpatched(self, weight: Tensor) -> Tensor:
-        """A weight as it was before patches such as LoRAs, whether or not they are applied just now."""
-        names = (name for name, known in self._network.named_parameters() if known is weight)
-        kept = self._patcher.backup.get(f"diffusion_model.{next(names, '')}")
-        return weight if kept is None else kept.weight
+        return ModelIdentity(f"{self._family.name}/{width}", fingerprint(own), heads)
 
     @property
     def mutates(self) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from motionclone_core.hosts.base import UnsupportedModelError
 from motionclone_core.hosts.comfy_animatediff import AnimateDiffHost
+from motionclone_core.hosts.comfy_weights import unpatched
 
 
 def patcher(*, mm_format: str = "AnimateDiff", camera_encoder: object | None = None, count: int = 1) -> SimpleNamespace:
@@ -34,3 +36,13 @@ def test_a_model_is_refused_by_name(given: dict, message: str) -> None:
 
 def test_one_motion_module_alone_is_taken() -> None:
     assert AnimateDiffHost(patcher()).name == "some_module.ckpt"
+
+
+def test_a_motion_lora_leaves_the_weights_of_the_fingerprint_as_they_were() -> None:
+    network = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4), "to_k": torch.nn.Linear(4, 4)})
+    own = network["to_q"].weight.detach().clone()
+    with torch.no_grad():
+        network["to_q"].weight += 1.0
+    patched = SimpleNamespace(backup={"to_q.weight": SimpleNamespace(weight=own)})
+    found = unpatched(patched, network, {"q": network["to_q"].weight, "k": network["to_k"].weight})
+    assert torch.equal(found["q"], own) and found["k"] is network["to_k"].weight
