@@ -70,6 +70,11 @@ class MotionGuidance:
             raise ValueError(f"limit is {self.limit}: it must be above 0, or None for no limit")
         if self.reuse < 1:
             raise ValueError(f"reuse is {self.reuse}: a gradient serves 1 step or more")
+        if self._semantics is not None and self.update_rule == "normalised" and not self.weight:
+            raise ValueError(
+                "weight is 0: the rule normalised takes from it how hard every step pushes, that of Semantic Guidance "
+                "too; give a weight above 0, or take the rule published for Semantic Guidance alone"
+            )
         self._require_blocks()
 
     def _require_blocks(self) -> None:

@@ -17,6 +17,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..grids import RepresentationMismatchError
 from ..representation import Window
 from .autograd import eager
 from .base import AttentionObserver, StopForward, UnsupportedModelError
@@ -69,6 +70,7 @@ def run_once(
     host = host_of(patcher)
     video = host.video(latent)
     host.require_video(video)
+    _require_channels(patcher, latent)
     words = _Words(tuple(tokens), attend)
     if words.tokens:
         require_image_model(host, "reading words of the reference")
@@ -82,6 +84,15 @@ def run_once(
     sigmas = torch.stack([sigma_at(patcher, timestep).detach().cpu(), torch.zeros(())])
     sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(video.frames), inverted))
     guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+
+
+def _require_channels(patcher: Any, latent: Tensor) -> None:
+    found, needed = latent.shape[1], patcher.model.latent_format.latent_channels
+    if found != needed:
+        raise RepresentationMismatchError(
+            f"the reference's latents have {found} channels, this model's have {needed}: encode the reference with the "
+            f"model's own VAE"
+        )
 
 
 def conditional_guider(patcher: Any, conditioning: Any, frames: int) -> comfy.samplers.CFGGuider:

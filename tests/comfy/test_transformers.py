@@ -464,6 +464,10 @@ def _read(scene: TransformerScene, **changes: Any) -> None:
     scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(**changes))
 
 
+def _latent_of_ltx(scene: TransformerScene) -> Node:
+    return scene.graph.add("EmptyLTXVLatentVideo", width=96, height=64, length=9, batch_size=1)
+
+
 def _foreign(scene: TransformerScene) -> None:
     rep = scene.graph.add("MotionCloneProbeForeignRep", motion_rep=scene.extracted(), other="architecture")
     scene.save("never", scene.ksampler(scene.guided(rep)))
@@ -511,6 +515,10 @@ BAD: dict[str, tuple[Callable[[TransformerScene], Any], list[str]]] = {
     "an inversion": (
         lambda scene: _read(scene, inversion=scene.graph.add("MotionCloneProbeInversion")),
         ["DDIM inversion is for AnimateDiff", "Wan 2.1 / 2.2, 4 blocks"],
+    ),
+    "latents of another model": (
+        lambda scene: _read(scene, latent=_latent_of_ltx(scene)),
+        ["latents have 128 channels", "have 16", "own VAE"],
     ),
     "more entries than frames": (lambda scene: _read(scene, k=5), ["k is 5", "4 frames"]),
     "a latent of pictures": (

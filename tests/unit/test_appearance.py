@@ -152,6 +152,13 @@ def test_the_motion_rests_in_the_last_half_of_the_guided_steps():
     assert [guidance.compares(step, 200) for step in (0, 119, 120)] == [True, True, False]
 
 
+def test_semantics_alone_have_no_push_of_their_own_under_normalised():
+    semantics = Semantics(CAT, WEIGHTS)
+    with pytest.raises(ValueError, match=r"weight is 0: the rule normalised .* take the rule published"):
+        MotionGuidance(motion(), 0.0, update_rule="normalised", semantics=semantics)
+    assert MotionGuidance(motion(), 0.0, update_rule="normalised").strength(0, 10) == 0.0
+
+
 def test_a_curve_that_takes_a_motion_away_leaves_semantics_their_weight():
     fades = StrengthCurve((Keyframe(0.0, 1.0), Keyframe(1.0, 0.0)))
     guidance = MotionGuidance(
