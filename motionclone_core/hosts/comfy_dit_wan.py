@@ -12,7 +12,7 @@ class Wan:
 
     name = "wan"
     title = "Wan 2.1 / 2.2"
-    default_blocks = (0.4, 0.6)
+    default_blocks = (0.4, 0.5)  # docs/TRANSFORMERS.md
     group = 4
 
     def recognises(self, network: nn.Module) -> bool:
