@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from test_gradient import ALONE
-from test_usable import FURTHER, SETTINGS, WIDE, Setting, bare
+from test_usable import SETTINGS, WIDE, Setting, bare
 
 from comfy_server import Node
 from scenes import Scene, Studio
@@ -28,7 +28,7 @@ def hyper_tile(scene: Scene) -> Setting:
     return Setting(scene.graph.add("HyperTile", model=scene.model, **tiles), {})
 
 
-BESIDE = {setting.__name__.strip("_"): setting for setting in (*SETTINGS, *FURTHER, *WIDE, bare, hyper_tile)}
+BESIDE = {setting.__name__.strip("_"): setting for setting in (*SETTINGS, *WIDE, bare, hyper_tile)}
 
 
 def assert_alike(studio: Studio, name: str, width: int) -> None:

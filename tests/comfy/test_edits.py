@@ -85,6 +85,7 @@ def test_several_motions_push_as_each_does_alone(studio: Studio) -> None:
     assert np.array_equal(still, first)
 
 
+@pytest.mark.more
 def test_a_retimed_motion_guides_more_frames_whole_and_in_windows(studio: Studio) -> None:
     scene = studio.scene(fresh=True, frames=6)
     four = scene.graph.add("MotionCloneProbeClip", width=64, height=64, frames=4, seed=1)

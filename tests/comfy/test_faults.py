@@ -31,6 +31,7 @@ def test_a_model_whose_weights_are_no_numbers_goes_unguided_and_the_next_is_guid
     assert np.array_equal(before, after)
 
 
+@pytest.mark.more
 def test_a_reference_of_zeros_is_a_motion(studio: Studio) -> None:
     scene = studio.scene()
     rep = scene.extracted(latent=scene.latent)

@@ -176,8 +176,7 @@ def bare(scene: Scene) -> Setting:
     return Setting(scene.model, {})
 
 
-SETTINGS = (_lora,)
-FURTHER = (_ranges, _control, _masks_and_whole, _prompts_per_frame, _rescaled_cfg)
+SETTINGS = (_lora, _ranges, _control, _masks_and_whole, _prompts_per_frame, _rescaled_cfg)
 # ComfyUI's smallest area is 64 pixels wide. Of 64 pixels the UNet's lowest level sees a single cell: attention over it
 # cannot be perturbed, and FreeU V2 divides by the range of its values, which is 0.
 WIDE = (_areas, _free_u, _perturbed_attention)
@@ -217,10 +216,8 @@ def assert_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> 
     assert not np.array_equal(ends.guided, plain.guided)
 
 
-EACH = [*SETTINGS, *(pytest.param(setting, marks=pytest.mark.more) for setting in FURTHER)]
-
-
-@pytest.mark.parametrize("setting", EACH, ids=lambda setting: setting.__name__.strip("_"))
+@pytest.mark.more
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.__name__.strip("_"))
 def test_guidance_works_beside(studio: Studio, setting: Callable[[Scene], Setting]) -> None:
     assert_works_beside(studio, setting)
 
@@ -252,6 +249,7 @@ def _save(studio: Studio, prefix: str, **extraction: Any) -> str:
     return only(studio.run(scene), save, "text").split(":")[0]
 
 
+@pytest.mark.more
 def test_a_loaded_motion_guides_as_the_saved_one_did(studio: Studio) -> None:
     name = _save(studio, "pan/left")
     scene = studio.scene()

@@ -122,7 +122,8 @@ def test_windows_that_move_are_read_wherever_they_come_to_stand(studio: Studio) 
     assert "guided steps: 3" in result.log
 
 
-@pytest.mark.parametrize("fuse_method", ["overlap-linear", pytest.param("🔬random", marks=pytest.mark.more)])
+@pytest.mark.more
+@pytest.mark.parametrize("fuse_method", ["overlap-linear", "🔬random"])
 def test_every_way_to_fuse_predictions_fuses_gradients(studio: Studio, fuse_method: str) -> None:
     """With windows of one motion alike, whatever weighs them: gradients of all frames, and a lower energy."""
     scene = studio.scene(frames=6)
