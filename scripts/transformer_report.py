@@ -35,7 +35,9 @@ def section(family: str, store: Path, origins: Mapping[str, Any], card: Mapping[
     for axis, title in _AXES.items():
         found = [cell for name, cell in cells.items() if name.startswith(f"{axis}/")]
         if found:
-            chosen = [_named(cells[GUIDED], "as chosen")] if GUIDED in cells else []
+            # Over the references of the axis alone.
+            cases = {row["case"] for cell in found for row in cell.rows}
+            chosen = [_named(cells[GUIDED].only(cases), "as chosen")] if GUIDED in cells else []
             parts += [f"### {title}", _table([*found, *chosen])]
     runs = sorted({run for cell in cells.values() for run in cell.record.runs if run})
     return "\n\n".join([*parts, f"Measured: {'; '.join(runs)}." if runs else ""])

@@ -37,6 +37,15 @@ def test_what_is_not_measured_is_not_shown(tmp_path):
     assert "### Which block" in text and "### Weight" not in text
 
 
+def test_an_axis_holds_the_chosen_setting_over_its_own_references(tmp_path):
+    origins = {name: {"setting": {"weight": 1.0}} for name in cells("wan")}
+    for name, count in ((GUIDED, 4), ("blocks/2", 2)):
+        rows = tuple({**SCORE, "case": i, "seed": 0, "path_error": 3.0 + i} for i in range(count))
+        write_record(cell_path(tmp_path, f"wan/{name}"), Record(origins[name], ("today",), rows))
+    lines = section("wan", tmp_path, origins, CARD, "As chosen.").splitlines()
+    assert [line.split(" | ")[1] for line in lines if line.startswith("| as chosen")] == ["3.50 ± 0.50"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_block_is_tried_alone_and_none_beyond(family):
     tried = {name: setting for name, setting in cells(family).items() if name.startswith("blocks/")}
