@@ -48,8 +48,8 @@ class InvertReference(io.ComfyNode):
                     default=DEFAULT_STEPS,
                     min=2,
                     max=1000,
-                    tooltip="Steps of the inversion, a call of the model each: 1000 as published. More come closer to "
-                    "the reference when sampled back.",
+                    tooltip="Steps of the inversion, a call of the model each: 1000 as published. More mostly come "
+                    "closer to the reference when sampled back.",
                 ),
                 *reference_inputs(),
                 io.Sigmas.Input(
