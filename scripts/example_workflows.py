@@ -188,7 +188,8 @@ def read_video(
     latent = sheet.add("EmptyHunyuanLatentVideo", "Empty latent: like the reference", **inputs)
     sheet.column("4 Motion", CLONE)
     inputs = {"model": parts.model, "conditioning": parts.empty, "images": clip[0], "vae": parts.vae}
-    return clip, latent, sheet.add("MotionCloneExtract", tint=BLUE, t_alpha=t_alpha, **inputs)
+    # As many entries as did best on the tiny transformers (docs/TRANSFORMERS.md).
+    return clip, latent, sheet.add("MotionCloneExtract", tint=BLUE, t_alpha=t_alpha, k=2, **inputs)
 
 
 def reference(sheet: Sheet, title: str = "", *, video: str = "reference.mp4", frames: int = FRAMES) -> Placed:
