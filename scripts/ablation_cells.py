@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from embedded.measuring import FAST, LIMITED, ReadSetting, Setting
 from fidelity_cells import COSINE, PATH, Cell, Estimate, gain
+from tables import markdown
 
 CAPTION, INVERSION_2, INVERSION_1, PLAIN = (
     "reading/caption", "reading/inversion 2", "reading/inversion 1", "published/k = 16",
@@ -66,13 +67,13 @@ FINDINGS = (
 def findings(measured: Mapping[str, Cell]) -> str:
     """A table: every finding whose cells are measured, the first of two less the second, and whether it holds."""
     heads = ["the paper finds", "compared", "path error, px", "velocity cosine", "here", "references", "clips"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    rows = []
     for finding in FINDINGS:
         if finding.one in measured and finding.other in measured:
             one, other = shared(measured[finding.one], measured[finding.other])
             if one.rows:
-                lines.append("| " + " | ".join(_entries(finding, one, other)) + " |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+                rows.append(_entries(finding, one, other))
+    return markdown(heads, rows) if rows else ""
 
 
 def shared(one: Cell, other: Cell) -> tuple[Cell, Cell]:

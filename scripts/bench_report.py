@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from floor import Floor
+from tables import markdown
 
 PAGE = "PERFORMANCE.md"
 FULL = 512
@@ -66,7 +67,7 @@ def times(rows: Sequence[Row], floors: Sequence[Floor]) -> str:
             f"{statistics.median(guided for guided, _ in row['seconds']):.2f}", _spread(passes),
             *peaks, f"{row['motion_file'] / 1024:.0f}", str(len(ratios)),
         ])  # fmt: skip
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 def shared(rows: Sequence[Row]) -> str:
@@ -81,7 +82,7 @@ def shared(rows: Sequence[Row]) -> str:
             for n in _SHARES
         ]
         lines.append([_clip(row), row["mode"], _spread(alone), *(f"{mean:.3f}" for mean in means), str(len(steps))])
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 def kept(rows: Sequence[Row], half: float) -> str:
@@ -107,7 +108,7 @@ def kept(rows: Sequence[Row], half: float) -> str:
             full = [at_full_size(list(by_size), column) for column in columns]
             drawn = {**those[0], "size": FULL}
             lines.append(line(f"{_clip(drawn)}, by a straight line", drawn, full))
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 def by_layer(row: Row, most: int = 12) -> str:
@@ -115,7 +116,7 @@ def by_layer(row: Row, most: int = 12) -> str:
     entries = sorted(row["by_layer"].items(), key=lambda entry: -entry[1])
     lines = [[f"`{place or 'between layers'}`", f"{size / _MIB:.1f}"] for place, size in entries[:most]]
     rest = sum(size for _, size in entries[most:])
-    return _table([f"{_clip(row)}, {row['mode']}", "kept, MiB"], [*lines, ["all others", f"{rest / _MIB:.1f}"]])
+    return markdown([f"{_clip(row)}, {row['mode']}", "kept, MiB"], [*lines, ["all others", f"{rest / _MIB:.1f}"]])
 
 
 def _clip(row: Row) -> str:
@@ -138,16 +139,11 @@ def table_of_floors(floors: Sequence[Floor]) -> str:
          f"{f.ratio:.3f}"]
         for f in floors
     ]  # fmt: skip
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 _HEAD = """# What guidance costs

@@ -30,6 +30,7 @@ from embedded.drawing import FRAMES, SIZE
 from fidelity_cells import COLOUR, PATH, SHAPE, Cell, Column, ratio, read_cells
 from motionclone_core.metrics import path_error
 from motionclone_core.representation import Window
+from tables import markdown
 
 NEAR = 5.0  # pixels: a thing within it follows
 RETIMED = {
@@ -182,11 +183,6 @@ def step_error(setting: EditSetting, *, at: Iterable[int] = (), not_at: Iterable
 # --- tables -----------------------------------------------------------------------------------------------
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 def _common(*scored: Cell) -> list[Cell]:
     """The same cells over the references that all of them have."""
     cases = set.intersection(*({row["case"] for row in cell.rows} for cell in scored))
@@ -213,7 +209,7 @@ def times_table(runs: Mapping[str, Run], as_read: Cell) -> str:
             entries = _beside_free(*(each.scored(error_to(run.setting)) for each in (run, free)))
             before = run.scored(error_to(run.setting, unretimed)).entry(PATH)
             lines.append([title, *entries, before, str(len(run.cell.rows))])
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 def masks_table(runs: Mapping[str, Run]) -> str:
@@ -231,7 +227,7 @@ def masks_table(runs: Mapping[str, Run]) -> str:
                 moved = run.scored(moved_other(TWO_PATHS, thing, free)).only(free.clips)
                 entries = [its.entry(PATH), ratio(its, base, PATH).text, other.entry(PATH), moved.entry(PATH)]
                 lines.append([name, title, *entries, str(len(its.rows))])
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 TWO_PATHS = cells()["two/whole frame"]
@@ -253,7 +249,7 @@ def parts_table(runs: Mapping[str, Run]) -> str:
         counts = [str(int((within == number).sum())) for number in (2, 1, 0)]
         entries = [both.entry(PATH), ratio(both, base, PATH).text, *(part.entry(PATH) for part in parts)]
         lines.append([title, *entries, *counts, run.cell.entry(COLOUR)])
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 def _first(errors: np.ndarray) -> float:
@@ -276,7 +272,7 @@ def windows_table(runs: Mapping[str, Run]) -> str:
                 left = _left(run, free)
                 entries = [run.scored(error_to(run.setting)).entry(PATH), left, *_seams(run)]
                 lines.append([str(overlap), title, *entries, str(len(run.cell.rows))])
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 def _left(run: Run, free: Run | None) -> str:
@@ -316,7 +312,7 @@ def sizes_table(runs: Mapping[str, Run], as_read: Cell) -> str:
             ))  # fmt: skip
             entries += [each.entry(column) for column in (_SEEN, SHAPE) for each in (plain, free.cell)]
             lines.append([str(read), str(size), *entries, str(len(plain.rows))])
-    return _table(heads, lines)
+    return markdown(heads, lines)
 
 
 # --- the section ------------------------------------------------------------------------------------------

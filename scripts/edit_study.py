@@ -22,7 +22,7 @@ from embedded.model import MODEL_FILE, EmbeddedModel, load_model
 from embedded.scoring import caption_correct, locate, locate_any
 from fidelity import STORE as FIDELITY_STORE
 from fidelity import facts_of, origin_of, write_page
-from fidelity_store import Record, cell_path, read_record, write_record
+from fidelity_store import cell_path, resumed, write_record
 
 STORE = FIDELITY_STORE / "edits"
 BATCH = 8
@@ -76,9 +76,7 @@ def measure(
         SystemExit: the store has rows of the cell that were measured otherwise.
     """
     path = cell_path(store, name)
-    record = read_record(path) or Record(origin_of(setting, facts))
-    if record.origin != origin_of(setting, facts):
-        raise SystemExit(f"{path} was measured with another model, precision or setting: delete it to measure it anew")
+    record = resumed(path, origin_of(setting, facts))
     left = [clip for clip in wanted if (clip.index, clip.seed) not in record.done]
     for start in range(0, len(left), BATCH):
         batch = left[start : start + BATCH]

@@ -37,7 +37,7 @@ from embedded.measuring import (
 )
 from embedded.model import MODEL_FILE, EmbeddedModel, ModelFileError, card_of, file_hash, load_model
 from fidelity_report import write_report
-from fidelity_store import Record, cell_path, described, read_record, write_record
+from fidelity_store import cell_path, described, resumed, write_record
 from motionclone_core.schedule import equal_push
 
 ROOT = Path(__file__).parent.parent
@@ -117,12 +117,7 @@ def measure(
     """
     origin = origin_of(setting, facts)
     path = cell_path(store, name)
-    record = read_record(path) or Record(origin)
-    if record.origin != origin:
-        raise SystemExit(
-            f"{path} was measured with another model, precision or setting: delete it to measure it anew, or name "
-            f"another folder with --store"
-        )
+    record = resumed(path, origin)
     left = [case for case in cases if (case.index, case.seed) not in record.done]
     if not left:
         return
@@ -132,7 +127,7 @@ def measure(
         scores = asdict(score(case, result, setting and setting.limit))
         rows.append({"case": case.index, "seed": case.seed} | {key: round(value, 5) for key, value in scores.items()})
     # Another run may have added rows meanwhile.
-    write_record(path, (read_record(path) or record).with_rows(facts["run"], rows))
+    write_record(path, resumed(path, origin).with_rows(facts["run"], rows))
 
 
 def measure_all(model: EmbeddedModel, chosen: Mapping[str, Setting | None], args: argparse.Namespace) -> None:

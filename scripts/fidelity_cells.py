@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fidelity_store import Record, cell_path, read_record
+from tables import markdown
 
 MET, NOT_MET, _NEAR = "met", "**not met**", "by less than two standard errors"
 
@@ -35,6 +36,7 @@ PATH = Column("path_error", "path error, px", 1, 2)
 COSINE = Column("velocity_cosine", "velocity cosine", 1, 3)
 SHAPE = Column("shape", "shape, %", 100, 1)
 COLOUR = Column("colour", "colour, %", 100, 1)
+GROUND = Column("ground", "ground, %", 100, 1)
 CONSISTENCY = Column("consistency", "temporal consistency", 1, 4)
 FIDELITY = Column("fidelity", "motion fidelity", 1, 3)
 FRECHET = Column("frechet", "Fréchet, % of diagonal", 100, 2)
@@ -44,7 +46,7 @@ COLUMNS = (
     Column("seen", "seen, %", 100, 1),
     SHAPE,
     COLOUR,
-    Column("ground", "ground, %", 100, 1),
+    GROUND,
     FIDELITY,
     FRECHET,
     Column("magnitude", "magnitude, % per frame", 100, 2),
@@ -112,6 +114,16 @@ class Cell:
     def entry(self, column: Column) -> str:
         """One cell of a table."""
         return column.written(column.factor * self.mean(column.key), column.factor * self.error(column.key))
+
+    def entries(self, columns: Iterable[Column]) -> list[str]:
+        """The beginning of a line of a table."""
+        return [self.label, *map(self.entry, columns)]
+
+
+def table_of(cells: Iterable[Cell], columns: Sequence[Column]) -> str:
+    """One line a cell: mean ± standard error over references."""
+    heads = ["cell", *(column.title for column in columns), "clips"]
+    return markdown(heads, ([*cell.entries(columns), str(len(cell.rows))] for cell in cells))
 
 
 def _mean(values: np.ndarray) -> float:

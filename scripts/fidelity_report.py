@@ -15,6 +15,7 @@ from fidelity_cells import COLUMNS, CONSISTENCY, COSINE, PATH, SHAPE, Cell, gain
 from fidelity_verdict import answers, verdict
 from motionclone_core.schedule import PRESETS
 from motionclone_core.updates import PUSH_PER_WEIGHT
+from tables import markdown
 
 _NUMBERS = {
     "camera": PRESETS["camera"],
@@ -31,25 +32,21 @@ AXES = ("k", "t_alpha", "block", "weight", "steps", "steps, equal push", "sample
 def table(cells: Sequence[Cell], first: str) -> str:
     """One line a cell: mean ± standard error over references."""
     heads = [first, *(column.title for column in COLUMNS), "latents", "clips"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for cell in cells:
-        entries = [cell.label, *(cell.entry(column) for column in COLUMNS), _extremes(cell), str(len(cell.rows))]
-        lines.append("| " + " | ".join(entries) + " |")
-    return "\n".join(lines)
+    return markdown(heads, ([*cell.entries(COLUMNS), _extremes(cell), str(len(cell.rows))] for cell in cells))
 
 
 def table_of_kinds(guided: Cell, floor: Cell, kinds: Mapping[int, str]) -> str:
     """One line for each kind of motion."""
     heads = ["reference", "references", "clips", "path error, px", "without guidance, px", "velocity cosine"]
     heads += ["temporal consistency less that without guidance"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    rows = []
     for kind in sorted(set(kinds.values())):
         few, few_free = (cell.only({case for case, k in kinds.items() if k == kind}) for cell in (guided, floor))
         if few.rows and few_free.rows:
             count = len({row["case"] for row in few.rows})
             entries = [kind, str(count), str(len(few.rows)), few.entry(PATH), few_free.entry(PATH), few.entry(COSINE)]
-            lines.append("| " + " | ".join([*entries, gain(few, few_free, CONSISTENCY).text]) + " |")
-    return "\n".join(lines)
+            rows.append([*entries, gain(few, few_free, CONSISTENCY).text])
+    return markdown(heads, rows)
 
 
 def fresh(store: Path, origins: Mapping[str, Any]) -> str:
@@ -59,12 +56,13 @@ def fresh(store: Path, origins: Mapping[str, Any]) -> str:
         return ""
     numbers = sorted({case for case, _ in cells[FAST].record.done})
     values = cells[FAST].values(PATH.key)
-    lines = ["| | asked | `fast`, 30 steps |", "| --- | --- | --- |"]
-    lines += [f"| {what} | {asked} | {text}, {met} |" for what, asked, text, met in answers(cells[FLOOR], cells[FAST])]
+    found = answers(cells[FLOOR], cells[FAST])
+    rows = ([what, ask, f"{text}, {met}"] for what, ask, text, met in found)
+    asked = markdown(["", "asked", "`fast`, 30 steps"], rows)
     head = _FRESH.format(
         first=numbers[0], last=numbers[-1], clips=len(values), median=np.median(values), far=100 * np.mean(values > 5)
     )
-    return "\n\n".join([head, "\n".join(lines), table([cells[FLOOR], cells[FAST]], "cell")])
+    return "\n\n".join([head, asked, table([cells[FLOOR], cells[FAST]], "cell")])
 
 
 def plot_main(cells: Sequence[Cell], path: Path) -> None:

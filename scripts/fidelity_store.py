@@ -68,6 +68,18 @@ def read_record(path: Path) -> Record | None:
         raise SystemExit(f"{path} is damaged ({error}): delete it to measure its cell anew") from error
 
 
+def resumed(path: Path, origin: Mapping[str, Any]) -> Record:
+    """What a file holds, to go on with; an empty record if there is none.
+
+    Raises:
+        SystemExit: it is damaged, or its rows were measured otherwise.
+    """
+    record = read_record(path) or Record(origin)
+    if record.origin != origin:
+        raise SystemExit(f"{path} was measured with another model, precision or setting: delete it to measure it anew")
+    return record
+
+
 def write_record(path: Path, record: Record) -> None:
     """Write a file whole, or leave the one before it."""
     lines = [{"origin": record.origin, "runs": record.runs}, *record.rows]

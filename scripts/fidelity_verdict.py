@@ -22,6 +22,7 @@ from fidelity_cells import (
     level,
     ratio,
 )
+from tables import markdown
 
 FAR = 1.5
 Answer = tuple[str, str, str, str]  # what, what one would ask, what was measured, whether that is enough
@@ -44,17 +45,16 @@ def verdict(cells: Mapping[str, Cell], latents: str) -> str:
         return "The comparison follows when these cells are measured over the same clips."
     bounds = _bounds(latents)
     published, fast = (_answers(*(cells[name] for name in names), bounds) for names in (_LIMITED, _FAST))
-    lines = ["| | asked | 100 steps, limited | `fast`, 30 steps |", "| --- | --- | --- | --- |"]
-    for one, other in zip(published, fast, strict=True):
-        lines.append(f"| {one[0]} | {one[1]} | {_marked(one)} | {_marked(other)} |")
+    rows = [(one[0], one[1], _marked(one), _marked(other)) for one, other in zip(published, fast, strict=True)]
     rest = [
         _of_control(cells["fast/no guidance"], cells[_CONTROL]),
         _of_k("at an equal push", *(cells[name] for name in _EQUAL)),
         _of_k("under the published rule", *(cells[name] for name in _PUBLISHED)),
         *_pace(cells["main/guided"], cells["fast/fast"]),
     ]
-    lines += [f"| {answer[0]} | {answer[1]} | | {_marked(answer)} |" for answer in rest]
-    return "\n".join([*lines, "", *_beside(cells), "", *_of_all(cells, bounds)])
+    rows += [(answer[0], answer[1], "", _marked(answer)) for answer in rest]
+    asked = markdown(["", "asked", "100 steps, limited", "`fast`, 30 steps"], rows)
+    return "\n".join([asked, "", *_beside(cells), "", *_of_all(cells, bounds)])
 
 
 def _marked(answer: Answer) -> str:
@@ -116,8 +116,8 @@ def _beside(cells: Mapping[str, Cell]) -> list[str]:
         "temporal consistency, k = 1 less `fast`": gain(k_1, fast, CONSISTENCY),
         "path error, another clip's motion less no guidance, px": gain(cells[_CONTROL], cells[_FAST[0]], PATH),
     }
-    lines = [f"| {what} | {estimate.text} |" for what, estimate in found.items()]
-    return ["Beside what is asked:", "", "| | measured |", "| --- | --- |", *lines]
+    table = markdown(["", "measured"], ((what, estimate.text) for what, estimate in found.items()))
+    return ["Beside what is asked:", "", table]
 
 
 def _of_all(cells: Mapping[str, Cell], bounds: tuple[float, float]) -> list[str]:
@@ -128,13 +128,11 @@ def _of_all(cells: Mapping[str, Cell], bounds: tuple[float, float]) -> list[str]
         "guided, sweeps included": [cell for cell in every if cell.guided and not cell.unbounded],
         "guided by the published rule without a limit": [cell for cell in every if cell.unbounded],
     }
-    lines = [
-        f"| clips | all | beyond {low:.2f} to {high:.2f} | beyond {FAR * low:.2f} to {FAR * high:.2f} |",
-        "| --- | --- | --- | --- |",
-    ]
+    heads = ["clips", "all", f"beyond {low:.2f} to {high:.2f}", f"beyond {FAR * low:.2f} to {FAR * high:.2f}"]
+    rows = []
     for kind, found in kinds.items():
         beyond, far = (_outside(found, factor * low, factor * high) for factor in (1.0, FAR))
-        lines.append(f"| {kind} | {_clips(found)} | {beyond} | {far} |")
+        rows.append((kind, str(_clips(found)), str(beyond), str(far)))
     broken = {cell.name: _outside([cell], FAR * low, FAR * high) for cell in every}
     named = ", ".join(f"{name} ({count})" for name, count in broken.items() if count)
     skipped = f"Clips with NaN or infinity, and guided steps skipped for them: {_not_numbers(every)}."
@@ -142,7 +140,7 @@ def _of_all(cells: Mapping[str, Cell], bounds: tuple[float, float]) -> list[str]
         "Sampling without guidance leaves the range of the training clips' latents now and then. What leaves it by "
         "half is broken:",
         "",
-        *lines,
+        markdown(heads, rows),
         "",
         *([f"Beyond by half: {named}.", ""] if named else []),
         skipped,

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from embedded.measuring import held_out_cases
 from embedded.model import MODEL_FILE, EmbeddedModel, file_hash, load_model
 from fidelity import ROOT, this_run
-from fidelity_store import Record, cell_path, read_record, write_record
+from fidelity_store import Record, cell_path, read_record, resumed, write_record
 from motionclone_core.hosts.diffusers_animatediff import invert, sample
 from motionclone_core.inversion import PUBLISHED_STEPS, inversion_timesteps
+from tables import markdown
 
 STORE = ROOT / "docs" / "inversion"
 PAGE = ROOT / "docs" / "INVERSION.md"
@@ -60,9 +61,7 @@ def measure_all(model: EmbeddedModel, steps: Sequence[int], cases: int) -> None:
         origin = {"model": file_hash(MODEL_FILE), "precision": "float32", "setting": setting}
         path = cell_path(STORE, str(count))
         for first in range(0, cases, BATCH):
-            record = read_record(path) or Record(origin)
-            if record.origin != origin:
-                raise SystemExit(f"{path} was measured with another model: delete it to measure it anew")
+            record = resumed(path, origin)
             left = [case for case in range(first, min(first + BATCH, cases)) if (case, 0) not in record.done]
             if left:
                 with tqdm(total=2 * count, desc=f"{count} steps, references {left}", mininterval=20) as bar:
@@ -71,19 +70,17 @@ def measure_all(model: EmbeddedModel, steps: Sequence[int], cases: int) -> None:
 
 def table(records: Mapping[int, Record]) -> str:
     """One line for each number of steps."""
-    lines = [
-        "| steps | relative error of the latents | median | largest | pixels, of 255 | deviation at 999 | references |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = ["steps", "relative error of the latents", "median", "largest", "pixels, of 255", "deviation at 999"]
+    rows = []
     for steps, record in sorted(records.items()):
         errors, pixels, deviation = (
             np.array([row[key] for row in record.rows]) for key in ("error", "pixels", "deviation")
         )
         spread = f" ± {errors.std(ddof=1) / len(errors) ** 0.5:.4f}" if len(errors) > 1 else ""
-        entries = [f"{errors.mean():.4f}{spread}", f"{np.median(errors):.4f}", f"{errors.max():.4f}"]
+        entries = [str(steps), f"{errors.mean():.4f}{spread}", f"{np.median(errors):.4f}", f"{errors.max():.4f}"]
         entries += [f"{pixels.mean():.2f}", f"{deviation.mean():.3f}"]
-        lines.append(f"| {steps} | " + " | ".join([*entries, str(len(errors))]) + " |")
-    return "\n".join(lines)
+        rows.append([*entries, str(len(errors))])
+    return markdown([*heads, "references"], rows)
 
 
 def write_page() -> None:

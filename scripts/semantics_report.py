@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from embedded.measuring import FAST, Setting
-from fidelity_cells import COLOUR, COSINE, PATH, SHAPE, Cell, Column, gain, read_cells
+from fidelity_cells import COLOUR, COSINE, GROUND, PATH, SHAPE, Cell, Column, gain, read_cells, table_of
 from motionclone_core.paths import write_whole
+from tables import markdown
 
-GROUND = Column("ground", "ground, %", 100, 1)
 OTHER = Column("to_other", "to the distractor's path, px", 1, 2)
 _COLUMNS = (PATH, COSINE, SHAPE, COLOUR, GROUND, OTHER)
 FLOOR, MOTION, CHOSEN = "main/no guidance", "main/motion alone", "main/motion and semantics"
@@ -62,7 +62,7 @@ def write_page(page: Path, store: Path, origins: Mapping[str, Any]) -> None:
         raise SystemExit(f"{store} lacks {MOTION} or {CHOSEN}: measure first, without --report")
     runs = sorted({run for cell in measured.values() for run in cell.record.runs})
     parts = [_HEAD, "\n".join(f"- measured on {run}" for run in runs), _answers(measured), _CELLS]
-    write_whole(page, ("\n\n".join([*parts, _table(list(measured.values()))]) + "\n").encode())
+    write_whole(page, ("\n\n".join([*parts, table_of(measured.values(), _COLUMNS)]) + "\n").encode())
 
 
 def _answers(measured: Mapping[str, Cell]) -> str:
@@ -72,25 +72,17 @@ def _answers(measured: Mapping[str, Cell]) -> str:
     rows = [(column.title, "at least -5", *estimate.at_least(-5.0)) for column, estimate in found.items()]
     rows.append((PATH.title, "at most +1", *gain(both, motion, PATH).at_most(1.0)))
     rows.append((COSINE.title, "at least -0.05", *gain(both, motion, COSINE).at_least(-0.05)))
-    lines = ["| motion and semantics, less motion alone | asked | found | |", "| --- | --- | --- | --- |"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _table(measured: Sequence[Cell]) -> str:
-    heads = ["", *(column.title for column in _COLUMNS), "clips"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    rows = ([cell.label, *map(cell.entry, _COLUMNS), str(len(cell.rows))] for cell in measured)
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return markdown(["motion and semantics, less motion alone", "asked", "found", ""], rows)
 
 
 _HEAD = """# Semantic guidance: one object among distractors
 
 Written by `scripts/semantics_study.py`, which anyone can run again; rows that are there are kept. Held-out references
-of the embedded model ([model card](../embedded/MODEL_CARD.md)) show two things, each on a way of its own. The new
-caption has one thing alone. The first thing's words are named on both sides, colour and shape: the new thing is to
-stand where that one is, and to follow it. The other one is a distractor, whose motion is read as well. Preset `fast`;
-semantic guidance of `up_blocks.1`, thresholds 0.5 and a Gaussian of 2.5 cells (the model has 8 x 8 there, SD 1.5 at
-512 pixels 16 x 16). ± is the standard error over references; settings were chosen on others (64 and later)."""
+of the embedded model ([model card](../embedded/MODEL_CARD.md)) show two things, each on a way of its own, and are read
+under their own captions. The new caption has one thing alone. The first thing's words are named on both sides, colour
+and shape: the new thing is to stand where that one is, and to follow it. The other one is a distractor, whose motion is
+read as well. Preset `fast`; semantic guidance of `up_blocks.1`, thresholds 0.5 and a Gaussian of 2.5 cells (the model
+has 8 x 8 there, SD 1.5 at 512 pixels 16 x 16). ± is the standard error over references; settings were chosen on others
+(64 and later)."""
 _CELLS = """*Path error* and *velocity cosine* are those of the new thing against the named one's exact path; *to the
-distractor's path* is its distance from the other one's. *Alone* is what the published setting does: in the last half of
-the guided steps the motion's energy is off."""
+distractor's path* is its distance from the other one's."""

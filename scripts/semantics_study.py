@@ -21,7 +21,7 @@ from embedded.measuring import Case, Result, generate, held_out_cases, noise_of,
 from embedded.model import MODEL_FILE, EmbeddedModel, load_model
 from embedded.scoring import caption_correct, locate
 from fidelity import facts_of, origin_of
-from fidelity_store import Record, cell_path, read_record, write_record
+from fidelity_store import cell_path, resumed, write_record
 from find_comfyui import PACK
 from motionclone_core.headless import extract
 from motionclone_core.metrics import path_error, velocity_cosine
@@ -104,9 +104,7 @@ def measure(
     """Sample the clips of one cell that are not in the store yet."""
     facts = facts_of(args)
     path = cell_path(args.store, name)
-    record = read_record(path) or Record(origin_of(setting, facts))
-    if record.origin != origin_of(setting, facts):
-        raise SystemExit(f"{path} was measured with another model, precision or setting: delete it to measure it anew")
+    record = resumed(path, origin_of(setting, facts))
     for case in wanted:
         if (case.index, case.seed) not in record.done:
             record = record.with_rows(facts["run"], [row_of(case, sampled(model, case, setting))])

@@ -22,6 +22,7 @@ from fidelity import cells as fidelity_cells
 from fidelity import facts_of, measure_all, origin_of, sources, this_run
 from fidelity_cells import CONSISTENCY, COSINE, PATH, SHAPE, Cell, ratio, read_cells
 from motionclone_core.paths import write_whole
+from tables import markdown
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "sizes"
@@ -56,7 +57,7 @@ def cells() -> dict[str, Setting]:
 def rules_table(found: Mapping[str, Cell], what: str, values: Sequence[int]) -> str:
     """One line for each value: path errors under every rule, and what is left of the error without guidance."""
     heads = [what, "no guidance, px", "normalised, px", "ratio", "published, px", "ratio", "its push", "clips"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    rows = []
     for value in values:
         free, fast, published = (found.get(f"{what}/{value}, {rule}") for rule in RULES)
         if free and fast and published:
@@ -64,15 +65,15 @@ def rules_table(found: Mapping[str, Cell], what: str, values: Sequence[int]) -> 
             for cell in (fast, published):
                 entries += [cell.entry(PATH), ratio(cell, free, PATH).text]
             entries += [f"{published.mean('push'):.3f}", str(len(fast.rows))]
-            lines.append("| " + " | ".join(entries) + " |")
-    return "\n".join(lines)
+            rows.append(entries)
+    return markdown(heads, rows)
 
 
 def weights_table(found: Mapping[str, Cell]) -> str:
     """One line for each size and length: path errors under half the weight, the weight and twice it."""
     heads = ["clip", f"weight {FACTORS[0] * FAST.weight:g}, px", f"{FAST.weight:g}, px"]
     heads += [f"{FACTORS[1] * FAST.weight:g}, px", "clips"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    rows = []
     for place, clip in PLACES.items():
         names = (f"{place}, weight x {FACTORS[0]:g}", f"{place}, normalised", f"{place}, weight x {FACTORS[1]:g}")
         cells = [found.get(name) for name in names]
@@ -80,23 +81,23 @@ def weights_table(found: Mapping[str, Cell]) -> str:
             setting = replace(FAST, **clip)
             what = f"{setting.frames} frames of {setting.size} x {setting.size}"
             entries = [what, *(cell.entry(PATH) for cell in cells), str(len(cells[0].rows))]
-            lines.append("| " + " | ".join(entries) + " |")
-    return "\n".join(lines)
+            rows.append(entries)
+    return markdown(heads, rows)
 
 
 def shares_table(found: Mapping[str, Cell], times: Mapping[str, Sequence[float]]) -> str:
     """One line for each number of steps that share a gradient."""
     columns = (PATH, COSINE, SHAPE, CONSISTENCY)
     heads = ["steps a gradient", "gradients", "time", *(c.title for c in columns), "path error to that of 1", "clips"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    rows = []
     for steps in SHARES:
         cell, each = found.get(f"reuse/{steps}"), found.get("reuse/1")
         if cell and each:
             pairs = zip(times[str(steps)], times["0"], strict=True)
             taken = f"{statistics.median(guided / free for guided, free in pairs):.2f}"
             entries = [str(steps), str(-(-FAST.guided_steps // steps)), taken, *(cell.entry(c) for c in columns)]
-            lines.append("| " + " | ".join([*entries, ratio(cell, each, PATH).text, str(len(cell.rows))]) + " |")
-    return "\n".join(lines)
+            rows.append([*entries, ratio(cell, each, PATH).text, str(len(cell.rows))])
+    return markdown(heads, rows)
 
 
 def take_times(model: EmbeddedModel, *, clips: int, rounds: int) -> None:

@@ -62,15 +62,21 @@ class Clips:
         self._latents = torch.from_numpy(np.concatenate([part["latents"] for part in parts]))
         self._words = torch.from_numpy(np.concatenate([part["words"] for part in parts]))
 
-    def batch(self, n: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents [b, c, t, y, x], places in the noise schedule [b] in 0 to 1, word ids [b, l] and noise."""
+    def batch(self, n: int, size: int, pictures: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents [b, c, t, y, x], places in the noise schedule [b] in 0 to 1, word ids [b, l] and noise.
+
+        A share ``pictures`` of the batches shows first frames alone: more clips, in as many latent frames together.
+        """
         seed = int(np.random.SeedSequence((SEED, 2, n)).generate_state(1)[0])
         rng = torch.Generator().manual_seed(seed)
+        frames = self._latents.shape[2]
+        if n * 0.6180339887 % 1.0 < pictures:  # evenly spread over the steps
+            size, frames = size * frames, 1
         pick = torch.randint(len(self._latents), (size,), generator=rng)
         # Stratified: every batch has steps from all over the noise schedule.
         place = (torch.arange(size) + torch.rand(size, generator=rng)) / size
         ids = self._words[pick] * (torch.rand(size, 1, generator=rng) >= NULL_SHARE)
-        z = self._latents[pick].float()
+        z = self._latents[pick, :, :frames].float()
         return z, place, ids, torch.randn(z.shape, generator=rng)
 
 
@@ -189,7 +195,9 @@ class Training:
         self.average.load_state_dict(self.model.state_dict())
         self.optimisers = list(_optimisers(self.model))
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
-        self._family, self._checkpoint, self._clock, self._recent = family, checkpoint, time.monotonic(), []
+        self._family, self._checkpoint, self._clock = family, checkpoint, time.monotonic()
+        self._recent: list[float] = []
+        self._of_pictures: list[float] = []
         if checkpoint.exists():
             self._resume()
 
@@ -231,14 +239,16 @@ class Training:
         decay = min(0.999, step / (step + 9))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        self._recent.append(loss.item())
+        (self._recent if z.shape[2] > 1 else self._of_pictures).append(loss.item())
 
     def sum_up(self) -> None:
-        """Note the mean of the losses since the last mean."""
-        step, loss = self.state["step"], float(np.mean(self._recent))
-        self.state["losses"].append((step, loss))
-        print(f"step {step} loss {loss:.4f} {time.strftime('%H:%M:%S')}", flush=True)
-        self._recent = []
+        """Note the mean of the clips' losses since the last mean."""
+        step, pictures = self.state["step"], float(np.mean(self._of_pictures or [np.nan]))
+        if self._recent:
+            self.state["losses"].append((step, float(np.mean(self._recent))))
+        loss = self.state["losses"][-1][1]
+        print(f"step {step} loss {loss:.4f} pictures {pictures:.4f} {time.strftime('%H:%M:%S')}", flush=True)
+        self._recent, self._of_pictures = [], []
 
 
 def _optimisers(model: VideoModel) -> Iterator[torch.optim.Optimizer]:
@@ -255,18 +265,18 @@ def share_of(step: int, goal: int) -> float:
     return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + (goal - step) / (0.4 * goal))
 
 
-def train(family: str, folder: Path, goal: int, batch: int, stop: int | None, bfloat16: bool) -> None:
+def train(args: argparse.Namespace) -> None:
     import comfy.model_management
 
     comfy.model_management.in_training = True  # rotations without kernels that have no backward pass
-    training, clips = Training(family, folder / f"{family}.pt"), Clips(folder)
+    training, clips = Training(args.family, args.folder / f"{args.family}.pt"), Clips(args.folder)
 
     def mixed() -> Any:
-        return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
+        return torch.autocast("cpu", torch.bfloat16) if args.bfloat16 else nullcontext()
 
-    last = goal if stop is None else min(goal, stop)
+    last = args.steps if args.stop is None else min(args.steps, args.stop)
     for n in range(training.state["step"], last):
-        training.learn(clips.batch(n, batch), share_of(n, goal), mixed)
+        training.learn(clips.batch(n, args.batch, args.pictures), share_of(n, args.steps), mixed)
         if (n + 1) % 50 == 0:
             training.sum_up()
         if (n + 1) % 200 == 0 or n + 1 == last:
@@ -305,6 +315,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--stop", type=int)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--pictures", type=float, default=0.5, help="share of the steps that see first frames alone")
     parser.add_argument("--target", type=Path, help="where to export to")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
@@ -323,7 +334,7 @@ def main() -> None:
     from comfy.cli_args import args as comfy_args
 
     comfy_args.cpu = True
-    train(args.family, args.folder, args.steps, args.batch, args.stop, args.bfloat16)
+    train(args)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fidelity_cells import COLOUR, COLUMNS, PATH, SHAPE, Cell, gain, ratio, read_cells
+from fidelity_cells import COLOUR, COLUMNS, GROUND, PATH, SHAPE, Cell, gain, ratio, read_cells, table_of
+from tables import markdown
 
 TITLES = {"cogvideox": "CogVideoX", "wan": "Wan"}
 _SHOWN = tuple(column for column in COLUMNS if column.key != "push")
-_GROUND = next(column for column in COLUMNS if column.key == "ground")
 FLOOR, GUIDED, CONTROL = "main/no guidance", "main/guided", "main/another clip's motion"
 _AXES = {
     "blocks": "Which block is read and guided, one at a time",
@@ -31,14 +31,14 @@ def section(family: str, store: Path, origins: Mapping[str, Any], card: Mapping[
     parts = [f"## {TITLES[family]}", _CARD.format(**card), setting]
     if {FLOOR, GUIDED} <= cells.keys():
         main = [cells[name] for name in (FLOOR, GUIDED, CONTROL) if name in cells]
-        parts += [_answers(cells), _table(main)]
+        parts += [_answers(cells), table_of(main, _SHOWN)]
     for axis, title in _AXES.items():
         found = [cell for name, cell in cells.items() if name.startswith(f"{axis}/")]
         if found:
             # Over the references of the axis alone.
             cases = {row["case"] for cell in found for row in cell.rows}
             chosen = [_named(cells[GUIDED].only(cases), "as chosen")] if GUIDED in cells else []
-            parts += [f"### {title}", _table([*found, *chosen])]
+            parts += [f"### {title}", table_of([*found, *chosen], _SHOWN)]
     runs = sorted({run for cell in cells.values() for run in cell.record.runs if run})
     return "\n\n".join([*parts, f"Measured: {'; '.join(runs)}." if runs else ""])
 
@@ -54,21 +54,10 @@ def _answers(cells: Mapping[str, Cell]) -> str:
     if CONTROL in cells:
         found = ratio(cells[CONTROL], floor, PATH).text
         rows.append(("path error under another clip's motion / unguided", "near 1", found, ""))
-    for column in (SHAPE, COLOUR, _GROUND):
+    for column in (SHAPE, COLOUR, GROUND):
         what = f"{column.title.split(',')[0]} right, less that without guidance, points"
         rows.append((what, "at least -5", *gain(guided, floor, column).at_least(-5.0)))
-    lines = ["| | asked | found | |", "| --- | --- | --- | --- |", *("| " + " | ".join(row) + " |" for row in rows)]
-    return "\n".join(lines)
-
-
-def _table(cells: Sequence[Cell]) -> str:
-    heads = ["cell", *(column.title for column in _SHOWN), "clips"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    lines += [
-        "| " + " | ".join([cell.label, *(cell.entry(column) for column in _SHOWN), str(len(cell.rows))]) + " |"
-        for cell in cells
-    ]
-    return "\n".join(lines)
+    return markdown(["", "asked", "found", ""], rows)
 
 
 def page(sections: Sequence[str]) -> str:

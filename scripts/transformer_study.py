@@ -27,10 +27,10 @@ from embedded.grouping import grouped, ungrouped
 from embedded.measuring import Case, Result, held_out_cases, score, seed_for
 from embedded.model import NULL_CAPTION, EmbeddedModel, file_hash, load_model, word_ids
 from fidelity import this_run
-from fidelity_store import Record, cell_path, described, read_record, write_record
+from fidelity_store import cell_path, described, resumed, write_record
 from find_comfyui import PACK, find_comfyui
 from motionclone_core.paths import write_whole
-from motionclone_core.schedule import Preset
+from motionclone_core.schedule import PRESETS, Preset
 from transformer_report import page, section
 
 STORE = PACK / "docs" / "transformers"
@@ -65,14 +65,8 @@ class TransformerSetting(Preset):
 
 
 # By trial on references 64 and later, which no table shows.
-CHOSEN = {
-    "cogvideox": TransformerSetting(
-        steps=30, guided_steps=20, ratio=0.4, warm_up=0, cool_down=8, update_rule="normalised", k=2, cfg=6.0
-    ),
-    "wan": TransformerSetting(
-        steps=30, guided_steps=20, ratio=0.4, warm_up=0, cool_down=8, update_rule="normalised", k=2, cfg=6.0, shift=3.0
-    ),
-}
+_FAST = TransformerSetting(**{**asdict(PRESETS["fast"]), "cfg": 6.0})
+CHOSEN = {"cogvideox": _FAST, "wan": replace(_FAST, shift=3.0)}
 
 
 def cells(family: str) -> dict[str, TransformerSetting]:
@@ -153,10 +147,7 @@ def measure(
     paths = {name: cell_path(args.store, f"{family}/{name}") for name in chosen}
     for start in range(0, len(cases), BATCH):
         batch = cases[start : start + BATCH]
-        records = {name: read_record(path) or Record(origins[name]) for name, path in paths.items()}
-        for name, record in records.items():
-            if record.origin != origins[name]:
-                raise SystemExit(f"{paths[name]} was measured with another model or setting: delete it first")
+        records = {name: resumed(path, origins[name]) for name, path in paths.items()}
         left = {n: s for n, s in chosen.items() if not {(c.index, c.seed) for c in batch} <= records[n].done}
         if not left:
             continue

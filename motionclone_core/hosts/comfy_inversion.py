@@ -24,6 +24,7 @@ from ..inversion import Inversion, InversionOrigin, Level, digest, inversion_tim
 from .comfy_animatediff import AnimateDiffHost, settings_of
 from .comfy_extraction import conditional_guider
 from .comfy_runtime import without_guidance
+from .comfy_weights import as_filed
 
 _SAMPLES = 64  # of each weight
 _DIGITS = 16
@@ -169,8 +170,7 @@ def fingerprint_of(patcher: Any) -> str:
 def _of_weights(patcher: Any, network: nn.Module, name: str, foreign: Collection[type]) -> str:
     found = hashlib.sha256()
     for key, weight in _weights(network, name, foreign):
-        kept = patcher.backup.get(key)
-        weight = weight if kept is None else kept.weight
+        weight = as_filed(patcher, key, weight)
         flat = (weight.dequantize() if "Quantized" in type(weight).__name__ else weight).flatten()
         _add(found, [key, flat[:: max(1, flat.numel() // _SAMPLES)], patcher.patches.get(key)])
     return found.hexdigest()
