@@ -27,7 +27,7 @@ help:
 	@echo "make test-unit   unit tests: neither ComfyUI nor a GPU"
 	@echo "make test-comfy  only the ComfyUI tests; fails if there is no ComfyUI"
 	@echo "make test-browser ComfyUI's graph editor in headless Chromium: workflows open and run, nodes are found and explained"
-	@echo "make test-more   further cases: the other example workflows, ControlNets and windows (minutes)"
+	@echo "make test-more   slower cases: the other example workflows, ControlNets, windows, ... (minutes)"
 	@echo "make test-ways   guided steps in every way that ComfyUI keeps weights and computes attention (a minute each)"
 	@echo "make test-models motion models and nodes of AnimateDiff-Evolved's, each with random weights of its own (7.7 GB, made once)"
 	@echo "make demo        clones drawn motions with the embedded model (VIDEO=clip.mp4 for your own reference)"

@@ -35,20 +35,25 @@ EDITS: dict[str, tuple[EditSetting, str]] = {
 def panels(clip: Clip, videos: Sequence[NDArray[np.uint8]]) -> list[Panel]:
     """The reference, and what became of it under each edit."""
     scene = clip.reference
-    out = [Panel("reference", _drawn(scene.render(), scene.paths), "a drawn clip")]
+    out = [Panel("reference", drawn(scene.render(), scene.paths), "a drawn clip")]
     for (label, (setting, note)), video in zip(EDITS.items(), videos, strict=True):
         asked, found = wanted(clip, setting), locate_any(video, len(scene.things)).paths
         if setting.mask == "first":
             asked = asked[:1]
             video = _framed(video, region(scene, 0, margin=setting.margin, moving=setting.moving).numpy())
-        out.append(Panel(label, _drawn(video, found, asked), note))
+        out.append(Panel(label, drawn(video, found, asked), note))
     return out
 
 
-def _drawn(
-    video: NDArray[np.uint8], paths: NDArray[np.floating], asked: NDArray[np.floating] | None = None
+def drawn(
+    video: NDArray[np.uint8],
+    paths: NDArray[np.floating],
+    asked: NDArray[np.floating] | None = None,
+    *,
+    side: int = SIDE,
 ) -> NDArray[np.uint8]:
-    return draw_paths(enlarged(video, SIDE), paths, compared=asked, measured_in=(SIZE, SIZE))
+    """A video with the paths of its things, and those that were asked for, ``side`` pixels wide."""
+    return draw_paths(enlarged(video, side), paths, compared=asked, measured_in=(SIZE, SIZE))
 
 
 def _framed(video: NDArray[np.uint8], mask: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedded.drawing import SIZE
+from edit_picture import drawn
 from embedded.measuring import Case, held_out_cases
 from embedded.model import load_model
 from embedded.scoring import locate
 from motionclone_core.visualisation.canvas import write_picture
-from motionclone_core.visualisation.sheets import Panel, contact_sheet, enlarged
-from motionclone_core.visualisation.tracks import draw_paths
+from motionclone_core.visualisation.sheets import Panel, contact_sheet
 from transformer_report import FLOOR, GUIDED, TITLES
 from transformer_study import FAMILIES, FRAMES, cells, sampled
 
@@ -28,19 +27,13 @@ NOTE = "blue: where the thing is; white, dashed: the reference's path"
 
 def panels(case: Case, videos: dict[str, dict[str, NDArray[np.uint8]]]) -> list[Panel]:
     """The reference, and what each family makes of its caption without guidance and with it."""
-    out = [Panel("reference", _drawn(case.reference.render(), case.reference.paths), case.reference.caption)]
+    out = [Panel("reference", drawn(case.reference.render(), case.reference.paths, side=SIDE), case.reference.caption)]
     for family, of in videos.items():
         for cell, label in ((FLOOR, "unguided"), (GUIDED, "guided")):
             found = locate(of[cell], case.wanted).paths
-            drawn = _drawn(of[cell], found, case.wanted.paths)
-            out.append(Panel(f"{TITLES[family]}, {label}", drawn, case.target.caption))
+            video = drawn(of[cell], found, case.wanted.paths, side=SIDE)
+            out.append(Panel(f"{TITLES[family]}, {label}", video, case.target.caption))
     return out
-
-
-def _drawn(
-    video: NDArray[np.uint8], paths: NDArray[np.floating], asked: NDArray[np.floating] | None = None
-) -> NDArray[np.uint8]:
-    return draw_paths(enlarged(video, SIDE), paths, compared=asked, measured_in=(SIZE, SIZE))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

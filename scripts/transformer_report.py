@@ -67,7 +67,8 @@ def page(sections: Sequence[str]) -> str:
 
 _CARD = (
     "`embedded/{file}`: {parameters} parameters, {blocks} blocks {width} wide, {size} MiB in float16, SHA-256 "
-    "`{hash}`; {steps} steps of 8 clips in {hours} hours on one core, loss {loss}."
+    "`{hash}`; {steps} steps of 8 clips in {hours} hours on one core, at times beside other programs, loss "
+    "{loss}."
 )
 _HEAD = """# Motions on diffusion transformers
 
@@ -81,4 +82,4 @@ large models lay them out.
 
 The scores are those of [FIDELITY.md](FIDELITY.md), against exact paths; ± is the standard error over references. The
 references are those of that page, in 25 frames; settings were chosen on others (64 and later). `make transformers`
-measures all of it anew."""
+measures what is not there yet; without the rows in `docs/transformers`, all of it."""
