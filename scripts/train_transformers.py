@@ -260,9 +260,9 @@ def _optimisers(model: VideoModel) -> Iterator[torch.optim.Optimizer]:
     yield torch.optim.AdamW([{"params": others, "full": 2e-3}], betas=(0.9, 0.98), weight_decay=1e-3)
 
 
-def share_of(step: int, goal: int) -> float:
-    """Warm-up, a plateau, and a straight fall over the last 40 %."""
-    return min(1.0, (step + 1) / 100) * min(1.0, 0.02 + (goal - step) / (0.4 * goal))
+def share_of(step: int, goal: int, most: float) -> float:
+    """Warm-up, a plateau at ``most``, and a straight fall over the last 40 %."""
+    return min(1.0, (step + 1) / 100) * min(most, 0.02 + (goal - step) / (0.4 * goal))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -276,7 +276,7 @@ def train(args: argparse.Namespace) -> None:
 
     last = args.steps if args.stop is None else min(args.steps, args.stop)
     for n in range(training.state["step"], last):
-        training.learn(clips.batch(n, args.batch, args.pictures), share_of(n, args.steps), mixed)
+        training.learn(clips.batch(n, args.batch, args.pictures), share_of(n, args.steps, args.rate), mixed)
         if (n + 1) % 50 == 0:
             training.sum_up()
         if (n + 1) % 200 == 0 or n + 1 == last:
@@ -315,6 +315,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--stop", type=int)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the full learning rates at most")
     parser.add_argument("--pictures", type=float, default=0.5, help="share of the steps that see first frames alone")
     parser.add_argument("--target", type=Path, help="where to export to")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
