@@ -199,6 +199,20 @@ def without_guidance(patcher: Any) -> Any:
     return bare
 
 
+@contextmanager
+def leaves_the_network(patcher: Any) -> Iterator[None]:
+    """If what is run in it fails, take what the clone put into the network out again, at once.
+
+    The error's traceback keeps the clone until garbage is collected; ComfyUI would take modules out of the network
+    then, in the midst of another run.
+    """
+    try:
+        yield
+    except BaseException:
+        patcher.eject_model()
+        raise
+
+
 def _with_resident_weights(patcher: Any) -> Any:
     """A clone whose weights stay in place from the forward to the backward pass."""
     # ComfyUI before 0.9 has no dynamic weights, and no is_dynamic.
@@ -471,4 +485,11 @@ def _report(run: _Run, on_end: Callable[[RunSummary], None] | None) -> None:
         on_end(summary)
 
 
-__all__ = ["GuidanceError", "RunSummary", "UnsupportedModelError", "with_guidance", "without_guidance"]
+__all__ = [
+    "GuidanceError",
+    "RunSummary",
+    "UnsupportedModelError",
+    "leaves_the_network",
+    "with_guidance",
+    "without_guidance",
+]

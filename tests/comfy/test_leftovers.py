@@ -25,7 +25,8 @@ def unguided(studio: Studio) -> tuple[Array, dict[str, Any]]:
 
 def lasting(state: dict[str, Any]) -> dict[str, Any]:
     """The part of a state that must be the same before and after."""
-    return {key: value for key, value in state.items() if key not in ("objects_of_ours", "uncollected")}
+    passing = ("injected_by_ours", "objects_of_ours", "uncollected")
+    return {key: value for key, value in state.items() if key not in passing}
 
 
 def assert_clean(state: dict[str, Any]) -> None:
@@ -105,6 +106,21 @@ def test_a_failed_run_leaves_nothing(
     result = studio.server.run(scene.graph)
     assert (result.status, result.node_type) == ("error", "KSampler")
     assert "the probe's own trouble" in result.exception_message
+    assert_as_before(studio, before)
+
+
+def test_a_failed_extraction_leaves_nothing(studio: Studio, before: tuple[Array, dict]) -> None:
+    scene = studio.scene(fresh=True)
+    given = {"model": scene.model, "nonce": scene.nonce, "kind": "raise", "block": "input 4", "call": 1}
+    motion = scene.extracted(model=scene.graph.add("MotionCloneProbeTrouble", **given))
+    scene.graph.add("MotionCloneProbeRep", motion_rep=motion)
+    result = studio.server.run(scene.graph)
+    assert (result.status, result.node_type) == ("error", "MotionCloneExtract")
+    look = studio.scene(fresh=True)
+    state = look.state()
+    left = only(studio.run(look), state, "state")
+    # One that is would take modules out of the network when it is collected, in the midst of a later run.
+    assert left["uncollected"]["injected_by_ours"] == 0
     assert_as_before(studio, before)
 
 

@@ -24,6 +24,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
+from comfy.model_patcher import ModelPatcher
 from torch.autograd.graph import saved_tensors_hooks
 
 from .files import CATEGORY, ModelProbe, save_tensors
@@ -383,11 +384,17 @@ def alive():
     ours = [kind for kind, _ in alive if ".motionclone_core." in str(kind.__module__)]
     return {
         "tensors_with_graph": sum(t.grad_fn is not None for t in tensors),
+        "injected_by_ours": sum(_injected_by_ours(i) for kind, i in alive if issubclass(kind, ModelPatcher)),
         "tensors_requiring_grad": sum(
             t.requires_grad and not isinstance(t, torch.nn.Parameter) for t in tensors
         ),
         "objects_of_ours": sorted({kind.__name__ for kind in ours}),
     }
+
+
+def _injected_by_ours(patcher):
+    wrappers = [key for keys in patcher.wrappers.values() for key in keys]
+    return patcher.is_injected and any("motionclone" in str(key).lower() for key in wrappers)
 
 
 def _state_of_model(model):
