@@ -20,7 +20,6 @@ _AXES = {
     "k": "Entries kept per row",
     "t_alpha": "Noise level of the reading",
     "ratio": "The part of the schedule that is guided",
-    "rule": "Update rule",
 }
 
 
