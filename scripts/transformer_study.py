@@ -66,7 +66,7 @@ class TransformerSetting(Preset):
 
 # By trial on references 64 and later, which no table shows.
 _FAST = TransformerSetting(**{**asdict(PRESETS["fast"]), "cfg": 6.0})
-CHOSEN = {"cogvideox": _FAST, "wan": replace(_FAST, shift=3.0)}
+CHOSEN = {"cogvideox": _FAST, "wan": replace(_FAST, shift=3.0, weight=1000.0)}
 
 
 def cells(family: str) -> dict[str, TransformerSetting]:
@@ -82,7 +82,8 @@ def cells(family: str) -> dict[str, TransformerSetting]:
     several = {"first half": range(count // 2), "last half": range(count // 2, count), "all": range(count)}
     for name, these in several.items():
         found[f"several/{name}"] = replace(chosen, blocks=", ".join(f"blocks.{i}" for i in these))
-    found |= {f"weight/{weight}": replace(chosen, weight=float(weight)) for weight in (500, 1000, 4000)}
+    weights = [weight for weight in (500, 1000, 2000, 4000) if weight != chosen.weight]
+    found |= {f"weight/{weight}": replace(chosen, weight=float(weight)) for weight in weights}
     found |= {f"k/{k}": replace(chosen, k=k) for k in (1, 2, 7) if k != chosen.k}
     found |= {f"t_alpha/{t}": replace(chosen, t_alpha=t) for t in (200, 400, 600, 800) if t != chosen.t_alpha}
     found |= {f"ratio/{ratio}": replace(chosen, ratio=ratio) for ratio in (0.3, 0.6) if ratio != chosen.ratio}
