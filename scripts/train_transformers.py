@@ -261,7 +261,7 @@ def _optimisers(model: VideoModel) -> Iterator[torch.optim.Optimizer]:
 
 
 def share_of(step: int, goal: int, most: float) -> float:
-    """Warm-up, a plateau at ``most``, and a straight fall over the last 40 %."""
+    """Warm-up, a plateau at ``most``, and a straight fall: from 1 it takes the last 40 %, from less the end of them."""
     return min(1.0, (step + 1) / 100) * min(most, 0.02 + (goal - step) / (0.4 * goal))
 
 

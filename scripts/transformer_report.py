@@ -66,8 +66,7 @@ def page(sections: Sequence[str]) -> str:
 
 _CARD = (
     "`embedded/{file}`: {parameters} parameters, {blocks} blocks {width} wide, {size} MiB in float16, SHA-256 "
-    "`{hash}`; {steps} steps of 8 clips or 56 first frames in {hours} hours on one core, at times beside other "
-    "programs, loss {loss}."
+    "`{hash}`; {steps} steps in {hours} hours on one core, at times beside other programs, loss {loss}."
 )
 _HEAD = """# Motions on diffusion transformers
 

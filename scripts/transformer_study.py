@@ -82,8 +82,7 @@ def cells(family: str) -> dict[str, TransformerSetting]:
     several = {"first half": range(count // 2), "last half": range(count // 2, count), "all": range(count)}
     for name, these in several.items():
         found[f"several/{name}"] = replace(chosen, blocks=", ".join(f"blocks.{i}" for i in these))
-    weights = [weight for weight in (500, 1000, 2000, 4000) if weight != chosen.weight]
-    found |= {f"weight/{weight}": replace(chosen, weight=float(weight)) for weight in weights}
+    found |= {f"weight/{w}": replace(chosen, weight=float(w)) for w in (500, 1000, 2000, 4000) if w != chosen.weight}
     found |= {f"k/{k}": replace(chosen, k=k) for k in (1, 2, 7) if k != chosen.k}
     found |= {f"t_alpha/{t}": replace(chosen, t_alpha=t) for t in (200, 400, 600, 800) if t != chosen.t_alpha}
     found |= {f"ratio/{ratio}": replace(chosen, ratio=ratio) for ratio in (0.3, 0.6) if ratio != chosen.ratio}
