@@ -283,11 +283,16 @@ def settings_of(patcher: Any) -> list[list[Any]]:
     ]
 
 
-def keep_block_settings(patcher: Any, clone: Any) -> None:
-    """Give a clone the Per Block settings of the MODEL it was made of: AnimateDiff-Evolved leaves them behind."""
+def mend_clone(patcher: Any, clone: Any) -> None:
+    """Give a clone the Per Block settings of the MODEL it was made of, and nothing in the network to take out.
+
+    AnimateDiff-Evolved leaves the settings behind. ComfyUI copies that the MODEL has put modules into the network; a
+    clone that never ran would take them out when it is collected, in the midst of another run.
+    """
     pairs = zip(*(model.get_additional_models_with_key(_MODELS_KEY) for model in (patcher, clone)), strict=True)
     for kept, made in pairs:
         made.get_attachment(_MODELS_KEY).per_block_list = kept.get_attachment(_MODELS_KEY).per_block_list
+    clone.is_injected = False
 
 
 def _require_known(motion_model: Any) -> None:

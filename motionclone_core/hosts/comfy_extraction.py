@@ -24,7 +24,7 @@ from .base import AttentionObserver, StopForward, UnsupportedModelError
 from .comfy_controls import require_controls, require_no_references
 from .comfy_crossattention import word_layers
 from .comfy_host import Host, host_of, require_image_model
-from .comfy_runtime import leaves_the_network, without_guidance
+from .comfy_runtime import without_guidance
 from .comfy_spaces import sigma_at, with_ordinary_samplers
 from .crossattention import attending
 
@@ -83,8 +83,7 @@ def run_once(
     guider = conditional_guider(patcher, conditioning, video.frames)
     sigmas = torch.stack([sigma_at(patcher, timestep).detach().cpu(), torch.zeros(())])
     sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(video.frames), inverted))
-    with leaves_the_network(patcher):
-        guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
 
 
 def _require_channels(patcher: Any, latent: Tensor) -> None:

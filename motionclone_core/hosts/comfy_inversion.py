@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..inversion import Inversion, InversionOrigin, Level, digest, inversion_timesteps, inverted, levels_of
 from .comfy_animatediff import AnimateDiffHost, settings_of
 from .comfy_extraction import conditional_guider
-from .comfy_runtime import leaves_the_network, without_guidance
+from .comfy_runtime import without_guidance
 from .comfy_weights import as_filed
 
 _SAMPLES = 64  # of each weight
@@ -77,8 +77,7 @@ def invert(
     kept: dict[int, Tensor] = {}
     sampler = comfy.samplers.KSAMPLER(partial(_ascend, levels, frozenset(keep), kept))
     sigmas = torch.tensor([0.0, *(level.sigma for level in levels)])
-    with leaves_the_network(patcher):
-        guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True, seed=seed)
+    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True, seed=seed)
     return kept
 
 

@@ -32,7 +32,7 @@ from ..grids import Crop, Size
 from ..representation import Window
 from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, View
-from .comfy_animatediff import keep_block_settings
+from .comfy_animatediff import mend_clone
 from .comfy_appearance import AppearanceBranch, require_whole
 from .comfy_conditions import index_of, predicted_apart
 from .comfy_controls import forget_batches, require_controls
@@ -183,7 +183,7 @@ def with_guidance(
         )
     host_of(patcher)
     guided = _with_resident_weights(patcher)
-    keep_block_settings(patcher, guided)
+    mend_clone(patcher, guided)
     guided.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, _outer_sample(guide, memory, on_end))
     for wrapper_type, wrapper in _WRAPPERS.items():
         guided.add_wrapper_with_key(wrapper_type, _KEY, wrapper)
@@ -193,24 +193,10 @@ def with_guidance(
 def without_guidance(patcher: Any) -> Any:
     """A clone of the MODEL with no motion guidance on it."""
     bare = patcher.clone()
-    keep_block_settings(patcher, bare)
+    mend_clone(patcher, bare)
     for wrapper_type in (WrappersMP.OUTER_SAMPLE, *_WRAPPERS):
         bare.remove_wrappers_with_key(wrapper_type, _KEY)
     return bare
-
-
-@contextmanager
-def leaves_the_network(patcher: Any) -> Iterator[None]:
-    """If what is run in it fails, take what the clone put into the network out again, at once.
-
-    The error's traceback keeps the clone until garbage is collected; ComfyUI would take modules out of the network
-    then, in the midst of another run.
-    """
-    try:
-        yield
-    except BaseException:
-        patcher.eject_model()
-        raise
 
 
 def _with_resident_weights(patcher: Any) -> Any:
@@ -489,7 +475,6 @@ __all__ = [
     "GuidanceError",
     "RunSummary",
     "UnsupportedModelError",
-    "leaves_the_network",
     "with_guidance",
     "without_guidance",
 ]

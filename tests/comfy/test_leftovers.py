@@ -25,7 +25,7 @@ def unguided(studio: Studio) -> tuple[Array, dict[str, Any]]:
 
 def lasting(state: dict[str, Any]) -> dict[str, Any]:
     """The part of a state that must be the same before and after."""
-    passing = ("injected_by_ours", "objects_of_ours", "uncollected")
+    passing = ("objects_of_ours", "uncollected")
     return {key: value for key, value in state.items() if key not in passing}
 
 
@@ -109,19 +109,39 @@ def test_a_failed_run_leaves_nothing(
     assert_as_before(studio, before)
 
 
-def test_a_failed_extraction_leaves_nothing(studio: Studio, before: tuple[Array, dict]) -> None:
+@pytest.mark.parametrize("node", ["MotionCloneExtract", "MotionCloneInvert"])
+def test_a_failed_reading_leaves_nothing(studio: Studio, before: tuple[Array, dict], node: str) -> None:
     scene = studio.scene(fresh=True)
     given = {"model": scene.model, "nonce": scene.nonce, "kind": "raise", "block": "input 4", "call": 1}
-    motion = scene.extracted(model=scene.graph.add("MotionCloneProbeTrouble", **given))
-    scene.graph.add("MotionCloneProbeRep", motion_rep=motion)
+    model = scene.graph.add("MotionCloneProbeTrouble", **given)
+    read = {"model": model}
+    if node == "MotionCloneInvert":
+        given = {"conditioning": scene.positive, "steps": 3, "latent": scene.encoded}
+        read["inversion"] = scene.graph.add(node, model=model, **given)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(**read))
+    result = studio.server.run(scene.graph)
+    assert (result.status, result.node_type) == ("error", node)
+    assert_as_before(studio, before)
+
+
+def test_a_refused_extraction_is_collected_in_the_midst_of_a_later_run(studio: Studio) -> None:
+    """ComfyUI takes a clone's modules out of the network when the clone is collected."""
+
+    def sampled_while_collecting() -> Array:
+        scene = studio.scene(fresh=True)
+        given = {"model": scene.model, "nonce": scene.nonce, "kind": "collect", "block": "input 4", "call": 1}
+        saved = scene.save("later", scene.ksampler(scene.graph.add("MotionCloneProbeTrouble", **given), steps=1))
+        return studio.saved(studio.run(scene), saved)[0]
+
+    expected = sampled_while_collecting()
+    # The MODEL that is cloned has its modules in the network.
+    unguided(studio)
+    scene = studio.scene(fresh=True)
+    unfit = scene.controlled(scene.positive, scene.sparse(scene.frames), scene.hints(scene.pictures(1)))
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(conditioning=unfit))
     result = studio.server.run(scene.graph)
     assert (result.status, result.node_type) == ("error", "MotionCloneExtract")
-    look = studio.scene(fresh=True)
-    state = look.state()
-    left = only(studio.run(look), state, "state")
-    # One that is would take modules out of the network when it is collected, in the midst of a later run.
-    assert left["uncollected"]["injected_by_ours"] == 0
-    assert_as_before(studio, before)
+    assert np.array_equal(sampled_while_collecting(), expected)
 
 
 def test_a_run_that_saves_memory_and_still_runs_out_of_it_leaves_nothing(

@@ -1,4 +1,4 @@
-"""What the probes share: their category, a form of node, and files that a test can read."""
+"""What the probes share: their category, a form of node, clones, and files that a test can read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ class ModelProbe:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {"model": ("MODEL",)}}
+
+
+def cloned(model):
+    """A clone of a MODEL that is not held to have put into the network what the MODEL has put there.
+
+    ComfyUI copies that, and takes the modules out when the clone is collected: if the run of it fails, during a later
+    one.
+    """
+    clone = model.clone()
+    clone.is_injected = False
+    return clone
 
 
 def save_tensors(name, **tensors):

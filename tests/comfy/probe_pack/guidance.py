@@ -24,10 +24,9 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
-from comfy.model_patcher import ModelPatcher
 from torch.autograd.graph import saved_tensors_hooks
 
-from .files import CATEGORY, ModelProbe, save_tensors
+from .files import CATEGORY, ModelProbe, cloned, save_tensors
 
 
 def motion_model(model):
@@ -257,7 +256,9 @@ class ProbeGradient:
 
 
 class ProbeTrouble:
-    """A MODEL patch that interrupts, raises or finds no memory when a block of the UNet is reached for the n-th time.
+    """A MODEL patch that makes trouble when a block of the UNet is reached for the n-th time.
+
+    It interrupts, raises, finds no memory, or has garbage collected there.
 
     Logs every block that is reached after that.
     """
@@ -269,7 +270,7 @@ class ProbeTrouble:
         return {
             "required": {
                 "model": ("MODEL",),
-                "kind": (["interrupt", "raise", "exhaust"],),
+                "kind": (["interrupt", "raise", "exhaust", "collect"],),
                 "block": ("STRING", {"default": "input 4"}),
                 "call": ("INT", {"default": 1, "min": 1, "max": 1000}),
                 "nonce": ("INT", {"default": 0, "min": 0, "max": 2**32}),
@@ -277,7 +278,7 @@ class ProbeTrouble:
         }
 
     def execute(self, model, kind, block, call, nonce):
-        model = model.clone()
+        model = cloned(model)
         reached = [0]
 
         def look(transformer_options):
@@ -291,6 +292,8 @@ class ProbeTrouble:
                 raise RuntimeError("the probe's own trouble")
             if reached[0] == call and kind == "exhaust":
                 raise torch.OutOfMemoryError("the probe's memory is used up")
+            if reached[0] == call and kind == "collect":
+                gc.collect()
             if reached[0] == call and kind == "interrupt":
                 comfy.model_management.interrupt_current_processing()
 
@@ -311,7 +314,7 @@ class ProbeDamage(ModelProbe):
     """A MODEL with a weight that is no number, as a damaged file has it."""
 
     def execute(self, model):
-        model = model.clone()
+        model = cloned(model)
         name = "diffusion_model.input_blocks.1.0.in_layers.2.bias"
         model.add_patches({name: ("diff", (torch.full((320,), math.nan),))})
         return (model,)
@@ -384,17 +387,11 @@ def alive():
     ours = [kind for kind, _ in alive if ".motionclone_core." in str(kind.__module__)]
     return {
         "tensors_with_graph": sum(t.grad_fn is not None for t in tensors),
-        "injected_by_ours": sum(_injected_by_ours(i) for kind, i in alive if issubclass(kind, ModelPatcher)),
         "tensors_requiring_grad": sum(
             t.requires_grad and not isinstance(t, torch.nn.Parameter) for t in tensors
         ),
         "objects_of_ours": sorted({kind.__name__ for kind in ours}),
     }
-
-
-def _injected_by_ours(patcher):
-    wrappers = [key for keys in patcher.wrappers.values() for key in keys]
-    return patcher.is_injected and any("motionclone" in str(key).lower() for key in wrappers)
 
 
 def _state_of_model(model):

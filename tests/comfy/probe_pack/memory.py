@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.quant_ops import QuantizedTensor
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-from .files import CATEGORY, ModelProbe
+from .files import CATEGORY, ModelProbe, cloned
 
 KEY = "probe_memory"
 LITTLE = 5 * 2**20  # bytes
@@ -39,7 +39,7 @@ class ProbeMemory:
         }
 
     def execute(self, model, kind, layer):
-        model = model.clone()
+        model = cloned(model)
 
         def run(executor, *args, **kwargs):
             network = executor.class_obj.model_patcher.model.diffusion_model
@@ -104,7 +104,7 @@ class ProbeOffload(ModelProbe):
     """A MODEL whose weights stay where they are stored, as where a card is too small: LoRAs are added when they run."""
 
     def execute(self, model):
-        model = model.clone()
+        model = cloned(model)
 
         def run(executor, *args, **kwargs):
             own = executor.class_obj.model_patcher
@@ -131,7 +131,7 @@ class ProbeCompile(ModelProbe):
     """A MODEL compiled as ComfyUI compiles one, by a back end that needs no compiler. Logs how much it compiled."""
 
     def execute(self, model):
-        model = model.clone()
+        model = cloned(model)
         set_torch_compile_wrapper(model, backend=_counted)
         return (model,)
 
@@ -147,7 +147,7 @@ class ProbeQuantised:
         return {"required": {"model": ("MODEL",), "full": ("BOOLEAN", {"default": False})}}
 
     def execute(self, model, full):
-        model = model.clone()
+        model = cloned(model)
         plain = model.get_model_object(self.LAYER)
         operations = comfy.ops.mixed_precision_ops({"mixed_ops": True}, torch.float32)
         layer = operations.Linear(plain.in_features, plain.out_features, bias=False, device="cpu", dtype=torch.float32)

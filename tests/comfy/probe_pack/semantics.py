@@ -15,7 +15,7 @@ import math
 
 import torch
 
-from .files import CATEGORY, ModelProbe, save_tensors
+from .files import CATEGORY, ModelProbe, cloned, save_tensors
 from .guidance import call_through_host, captured, energy_of, motion_model, ordinary_weights
 
 
@@ -214,7 +214,7 @@ class ProbeGraphs(ModelProbe):
     """A MODEL that logs, for every call, whether it records a graph."""
 
     def execute(self, model):
-        model = model.clone()
+        model = cloned(model)
 
         def look(h, hsp, transformer_options):
             if transformer_options["block"] == ("output", 3):
