@@ -116,7 +116,8 @@ def test_a_failed_reading_leaves_nothing(studio: Studio, before: tuple[Array, di
     model = scene.graph.add("MotionCloneProbeTrouble", **given)
     read = {"model": model}
     if node == "MotionCloneInvert":
-        given = {"conditioning": scene.positive, "steps": 3, "latent": scene.encoded}
+        # An inversion that is kept already would not be computed.
+        given = {"conditioning": scene.text("inverted nowhere else"), "steps": 3, "latent": scene.encoded}
         read["inversion"] = scene.graph.add(node, model=model, **given)
     scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(**read))
     result = studio.server.run(scene.graph)
