@@ -154,8 +154,9 @@ COGVIDEOX_CONFIG = {
     "use_rotary_positional_embeddings": True,
 }
 WAN_VAE_CONFIG = {"dim": 16, "z_dim": 16, "temperal_downsample": [False, True, True]}
-WAN, WAN_I2V, WAN_I2V_CLIP, WAN_5B, VACE, COGVIDEOX, COGVIDEOX_1_5, WAN_VAE = (
-    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_5b", "wan_vace", "cogvideox", "cogvideox_1_5", "wan_vae",
+WAN, WAN_I2V, WAN_I2V_CLIP, WAN_5B, VACE, COGVIDEOX, COGVIDEOX_1_5, COGVIDEOX_I2V, WAN_VAE = (
+    "wan_t2v", "wan_i2v", "wan_i2v_clip", "wan_5b", "wan_vace", "cogvideox", "cogvideox_1_5",
+    "cogvideox_i2v", "wan_vae",
 )  # fmt: skip
 SMALL = {
     WAN: ("comfy.ldm.wan.model", "WanModel", WAN_CONFIG | {"model_type": "t2v", "in_dim": 16}),
@@ -180,6 +181,12 @@ SMALL = {
         "comfy.ldm.cogvideo.model",
         "CogVideoXTransformer3DModel",
         COGVIDEOX_CONFIG | {"patch_size_t": 2},
+    ),
+    # Which sees a picture's latents beside the video's.
+    COGVIDEOX_I2V: (
+        "comfy.ldm.cogvideo.model",
+        "CogVideoXTransformer3DModel",
+        COGVIDEOX_CONFIG | {"in_channels": 32},
     ),
     WAN_VAE: ("comfy.ldm.wan.vae", "WanVAE", WAN_VAE_CONFIG),
 }
@@ -299,7 +306,7 @@ def ensure_small(found: ComfyUI) -> dict[str, Path]:
     Raises:
         subprocess.CalledProcessError: they could not be made; the output says why.
     """
-    names = [name for name in SMALL if name not in (COGVIDEOX, COGVIDEOX_1_5) or has_cogvideox(found)]
+    names = [name for name in SMALL if name not in (COGVIDEOX, COGVIDEOX_1_5, COGVIDEOX_I2V) or has_cogvideox(found)]
     missing = [name for name in names if not model_file(name).is_file()]
     if missing:
         _make_with(found, *missing)

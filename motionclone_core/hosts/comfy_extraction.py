@@ -25,7 +25,7 @@ from .comfy_controls import require_controls, require_no_references
 from .comfy_crossattention import word_layers
 from .comfy_host import Host, host_of, require_image_model
 from .comfy_runtime import without_guidance
-from .comfy_spaces import sigma_at, with_ordinary_samplers
+from .comfy_spaces import sigma_at, take_ordinary_samplers
 from .crossattention import attending
 
 _KEY = "motionclone_extraction"
@@ -66,7 +66,8 @@ def run_once(
             read in windows, or of a transformer.
         RepresentationMismatchError: more frames than the motion module takes, or conditions that do not fit them.
     """
-    patcher = with_ordinary_samplers(without_guidance(patcher))
+    patcher = without_guidance(patcher)
+    take_ordinary_samplers(patcher)
     host = host_of(patcher)
     video = host.video(latent)
     host.require_video(video)

@@ -404,10 +404,12 @@ _WRAPPERS = {
 
 
 def _step_index(sigmas: Tensor, sigma: float) -> int:
-    """The step that ``sigma`` lies in: the last one that starts at or above it."""
+    """The step that starts at ``sigma``, but for rounding, or else the last one that starts above it."""
     starts = sigmas[:-1].cpu().double()  # some accelerators have no float64
-    reached = starts >= sigma * (1.0 - _SIGMA_TOLERANCE)
-    return max(int(reached.sum()) - 1, 0)
+    apart, nearest = (starts - sigma).abs().min(0)
+    if apart <= sigma * _SIGMA_TOLERANCE:
+        return int(nearest)
+    return max(int((starts > sigma).sum()) - 1, 0)
 
 
 def _crops(cond: Sequence[dict], x_in: Tensor, timestep: Tensor) -> dict[Any, Crop]:

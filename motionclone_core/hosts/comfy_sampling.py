@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..schedule import TRAIN_TIMESTEPS, Preset, sigma_at, uneven_timesteps
 from .comfy_animatediff import own_schedule
-from .comfy_spaces import sigmas_at, with_ordinary_samplers
+from .comfy_spaces import sigmas_at, take_ordinary_samplers
 
 log = logging.getLogger(__name__)
 
@@ -194,10 +194,13 @@ def sample(
 ) -> dict[str, Any]:
     """Run a sampler as ComfyUI's KSampler does, with previews, progress and noise masks.
 
+    Args:
+        patcher: a clone of the caller's own; where its network takes z, it is given ordinary samplers.
+
     Returns:
         The latent, as ComfyUI's nodes hand it on.
     """
-    patcher = with_ordinary_samplers(patcher)
+    take_ordinary_samplers(patcher)
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     result = comfy.sample.sample_custom(

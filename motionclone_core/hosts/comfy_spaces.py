@@ -30,23 +30,22 @@ def is_flow(patcher: Any) -> bool:
     return isinstance(patcher.get_model_object("model_sampling"), comfy.model_sampling.CONST)
 
 
-def with_ordinary_samplers(patcher: Any) -> Any:
-    """The MODEL, or where its network takes z a clone that every k-diffusion sampler samples rightly.
+def take_ordinary_samplers(clone: Any) -> None:
+    """Have a clone whose network takes z be sampled rightly by every k-diffusion sampler; others stay as they are.
 
-    The noise schedule and what the network predicts stay as they are.
+    The noise schedule and what the network predicts stay too. A clone of a clone would not do: if both are collected
+    at once, ComfyUI has lost whose network is loaded.
     """
-    if not holds_scaled(patcher):
-        return patcher
-    old = patcher.get_model_object("model_sampling")
+    if not holds_scaled(clone):
+        return
+    old = clone.get_model_object("model_sampling")
 
     class VelocityOfDiscrete(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
         pass
 
-    sampling = VelocityOfDiscrete(patcher.model.model_config, zsnr=getattr(old, "zsnr", None))
+    sampling = VelocityOfDiscrete(clone.model.model_config, zsnr=getattr(old, "zsnr", None))
     sampling.set_sigmas(old.sigmas)
-    clone = patcher.clone()
     clone.add_object_patch("model_sampling", sampling)
-    return clone
 
 
 def by_sigma_space(gradient: Tensor, sigma: float, *, scaled: bool) -> Tensor:

@@ -25,6 +25,7 @@ from transformer_scenes import (
     FRAMES,
     LATENT_FRAMES,
     ORDINARY,
+    PICTURED,
     TWO_AT_ONCE,
     WIDE,
     Space,
@@ -35,6 +36,7 @@ SPACES = [pytest.param(FLOW, id="wan"), pytest.param(ORDINARY, id="cogvideox")]
 EVERY_SPACE = [
     *SPACES,
     pytest.param(TWO_AT_ONCE, id="cogvideox 1.5", marks=pytest.mark.more),
+    pytest.param(PICTURED, id="cogvideox of pictures", marks=pytest.mark.more),
     pytest.param(WIDE, id="wan 5b", marks=pytest.mark.more),
 ]
 PLACES, HEADS = 20, 2
@@ -293,6 +295,26 @@ def test_guided_ksampler_samples_cogvideox_as_ksampler_does_behind_model_samplin
     drawn = {"one": scene.guided_ksampler(scene.extracted(model=scene.raw)), "two": scene.ksampler(scene.guided(rep))}
     one, two = stage.latents(scene, **drawn)
     assert np.array_equal(one, two)
+
+
+def test_a_model_that_was_read_can_be_unloaded_once_the_reading_is_collected(stage: Stage) -> None:
+    scene = stage.scene(ORDINARY, fresh=True)
+    rep = scene.extracted(model=scene.raw)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=rep)
+    stage.run(scene)
+    # The probe collects garbage.
+    scene.state(scene.latent, whole=True)
+    stage.run(scene)
+    scene.save("guided", scene.guided_ksampler(rep))
+    assert "memory leak" not in stage.run(scene).log
+
+
+def test_levels_that_lie_close_together_are_steps_of_their_own(stage: Stage) -> None:
+    scene = stage.scene(fresh=True)
+    model = scene.graph.add("ModelSamplingSD3", model=scene.raw, shift=100.0)
+    settings = {"steps": 30, "guided_steps": 20, "scheduler": "motionclone", "ratio": 0.3}
+    scene.save("close", scene.guided_ksampler(scene.extracted(model=model), model=model, **settings))
+    assert "guided steps: 20," in stage.run(scene).log
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy_server import Graph, Node
-from random_models import COGVIDEOX, COGVIDEOX_1_5, WAN, WAN_5B, WAN_VAE
+from random_models import COGVIDEOX, COGVIDEOX_1_5, COGVIDEOX_I2V, WAN, WAN_5B, WAN_VAE
 
 FRAMES, LATENT_FRAMES = 13, 4
 WIDTH, HEIGHT = 80, 64  # pixels: 5 columns and 4 rows of tokens
@@ -39,6 +39,7 @@ FLOW = Space(WAN, 0.9, 0.6, "flow")
 WIDE = replace(FLOW, file=WAN_5B)
 ORDINARY = Space(COGVIDEOX, 12.0, 8.0, "ordinary")
 TWO_AT_ONCE = replace(ORDINARY, file=COGVIDEOX_1_5)
+PICTURED = replace(ORDINARY, file=COGVIDEOX_I2V)
 
 
 @dataclass
