@@ -24,7 +24,7 @@ from torch import Tensor, nn
 FOLDER = Path.home() / ".cache" / "motionclone" / "transformers"
 EMBEDDED = Path(__file__).resolve().parents[1] / "embedded"
 SEED = 20261122
-FRAMES = 25
+FRAMES, LATENT_FRAMES = 25, 7
 NULL_SHARE = 0.12
 TEXT_WIDTH, WAN_TEXT_WIDTH = 64, 4096
 FAMILIES = ("cogvideox", "wan")
@@ -62,16 +62,17 @@ class Clips:
         self._latents = torch.from_numpy(np.concatenate([part["latents"] for part in parts]))
         self._words = torch.from_numpy(np.concatenate([part["words"] for part in parts]))
 
-    def batch(self, n: int, size: int, pictures: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, n: int, size: int, pictures: float, first: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents [b, c, t, y, x], places in the noise schedule [b] in 0 to 1, word ids [b, l] and noise.
 
-        A share ``pictures`` of the batches shows first frames alone: more clips, in as many latent frames together.
+        A share ``pictures`` of the batches shows the ``first`` latent frames alone, 1 of which is a picture: more
+        clips, in no more latent frames together.
         """
         seed = int(np.random.SeedSequence((SEED, 2, n)).generate_state(1)[0])
         rng = torch.Generator().manual_seed(seed)
         frames = self._latents.shape[2]
         if n * 0.6180339887 % 1.0 < pictures:  # evenly spread over the steps
-            size, frames = size * frames, 1
+            size, frames = size * frames // first, first
         pick = torch.randint(len(self._latents), (size,), generator=rng)
         # Stratified: every batch has steps from all over the noise schedule.
         place = (torch.arange(size) + torch.rand(size, generator=rng)) / size
@@ -239,7 +240,7 @@ class Training:
         decay = min(0.999, step / (step + 9))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        (self._recent if z.shape[2] > 1 else self._of_pictures).append(loss.item())
+        (self._recent if z.shape[2] == LATENT_FRAMES else self._of_pictures).append(loss.item())
 
     def sum_up(self) -> None:
         """Note the mean of the clips' losses since the last mean."""
@@ -276,7 +277,7 @@ def train(args: argparse.Namespace) -> None:
 
     last = args.steps if args.stop is None else min(args.steps, args.stop)
     for n in range(training.state["step"], last):
-        training.learn(clips.batch(n, args.batch, args.pictures), share_of(n, args.steps, args.rate), mixed)
+        training.learn(clips.batch(n, args.batch, args.pictures, args.first), share_of(n, args.steps, args.rate), mixed)
         if (n + 1) % 50 == 0:
             training.sum_up()
         if (n + 1) % 200 == 0 or n + 1 == last:
@@ -317,6 +318,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1.0, help="share of the full learning rates at most")
     parser.add_argument("--pictures", type=float, default=0.5, help="share of the steps that see first frames alone")
+    parser.add_argument("--first", type=int, default=1, help="how many latent frames those are")
     parser.add_argument("--target", type=Path, help="where to export to")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
