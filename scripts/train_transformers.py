@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embedded.grouping import latent_frames
+
 FOLDER = Path.home() / ".cache" / "motionclone" / "transformers"
 EMBEDDED = Path(__file__).resolve().parents[1] / "embedded"
 SEED = 20261122
-FRAMES, LATENT_FRAMES = 25, 7
+FRAMES = 25
 NULL_SHARE = 0.12
 TEXT_WIDTH, WAN_TEXT_WIDTH = 64, 4096
 FAMILIES = ("cogvideox", "wan")
@@ -240,7 +242,7 @@ class Training:
         decay = min(0.999, step / (step + 9))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        (self._recent if z.shape[2] == LATENT_FRAMES else self._of_pictures).append(loss.item())
+        (self._recent if z.shape[2] == latent_frames(FRAMES) else self._of_pictures).append(loss.item())
 
     def sum_up(self) -> None:
         """Note the mean of the clips' losses since the last mean."""

@@ -39,13 +39,13 @@ def test_pictures_are_first_frames_as_many_as_a_batch_has_latent_frames(clips: C
     for picture, said in zip(z, ids, strict=True):
         (clip,) = (i for i in range(CLIPS) if np.array_equal(latents[i, :, :1], picture))
         assert not said.any() or np.array_equal(said, words[clip])
+    # One place in each of as many equal parts of the noise schedule.
+    assert torch.equal((place * len(place)).long(), torch.arange(len(place)))
     # Or three latent frames at a time.
     short, *_ = clips.batch(0, 2, 1.0, first=3)
     assert short.shape == (2 * FRAMES // 3, 16, 3, 4, 4)
     for clip in short:
         assert sum(np.array_equal(latents[i, :, :3], clip) for i in range(CLIPS)) == 1
-    # One place in each of as many equal parts of the noise schedule.
-    assert torch.equal((place * len(place)).long(), torch.arange(len(place)))
 
 
 def test_a_batch_is_the_same_whenever_it_is_asked_for(clips: Clips) -> None:
