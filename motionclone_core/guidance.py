@@ -116,10 +116,16 @@ class MotionGuidance:
             reuse: see the class.
             block_weights: likewise; a preset that has its own keeps them.
             semantics: likewise.
+
+        Raises:
+            ValueError: the preset weighs a block that the motion does not hold, or as of the class.
         """
         for k in sorted({representation.k for representation in Motion.of(motion).representations} - {preset.k}):
             log.info("this setting is made for a motion extracted with k = %d; this one has k = %d", preset.k, k)
         blocks = dict(preset.block_weights) or block_weights or {}
+        if preset.block_weights:
+            with _named(f"this preset is for a motion of {' and '.join(blocks)}: read it from them, or take another"):
+                weights_by_tap(Motion.of(motion).taps, blocks)
         window, rule = curve or preset.window, preset.update_rule
         return cls(motion, preset.weight, window, rule, preset.limit, reuse, blocks, semantics)
 
@@ -164,7 +170,7 @@ class MotionGuidance:
         for number, representation in enumerate(self._motion.representations, start=1):
             with _numbered(number, self._motion):
                 _require_model(representation, model)
-                representation.require_frames(video.frames)
+                representation.require_frames(video.frames, video.group)
             made, size = representation.latent_size, (video.height, video.width)
             if made != size:
                 log.info(

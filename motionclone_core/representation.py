@@ -262,16 +262,16 @@ class MotionRepresentation:
             mask = torch.nn.functional.interpolate(mask[:, None], size)[:, 0] * self.frame.holds(*size)
         return float(mask.square().mean())
 
-    def require_frames(self, frames: int) -> None:
-        """Check that a video to be guided has as many frames.
+    def require_frames(self, frames: int, group: int = 1) -> None:
+        """Check that a video to be guided has as many frames, each but the first of ``group`` that people see.
 
         Raises:
             RepresentationMismatchError: it has not; the message says both numbers.
         """
         if frames != self.frames:
-            group = self.provenance.group
-            kind = "" if group == 1 else " latent"
-            seen = "" if group == 1 else f" ({self.shown_frames} and {group * (frames - 1) + 1} of the video)"
+            grouped = max(group, self.provenance.group) > 1
+            kind = " latent" if grouped else ""
+            seen = f" ({self.shown_frames} and {group * (frames - 1) + 1} of the video)" if grouped else ""
             raise RepresentationMismatchError(
                 f"the motion representation has {self.frames}{kind} frames, the latent to sample has {frames}{seen}: "
                 f"make both the same (frames of Load Reference Video, length or batch size of the empty latent), or "

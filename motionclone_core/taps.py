@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 
 DEFAULT_BLOCKS = "up_blocks.1"
 # What a host chooses where nobody does.
@@ -58,13 +59,14 @@ def execution_order(tap: str) -> tuple[int, int, int, int]:
     return (_STAGES[match["stage"]], int(match["block"] or 0), int(match["module"]), int(match["layer"]))
 
 
-def select_taps(available: Iterable[str], patterns: str) -> tuple[str, ...]:
+def select_taps(available: Iterable[str], patterns: str, *, auto: str = "") -> tuple[str, ...]:
     """Choose taps by name.
 
     Args:
         available: the taps that the model has.
         patterns: one or more of them, separated by commas: a block (``up_blocks.1``), a longer prefix
             that ends at a dot (``up_blocks.1.motion.0``), or a shell pattern (``up_blocks.*``).
+        auto: patterns that the word ``auto`` stands for; empty where it stands for none.
 
     Returns:
         The taps that any pattern matches, in the order of execution, each once.
@@ -73,7 +75,9 @@ def select_taps(available: Iterable[str], patterns: str) -> tuple[str, ...]:
         UnknownTapError: the text holds no pattern, or one of them matches nothing.
     """
     names = sorted(available, key=execution_order)
-    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    wanted = _parts(patterns)
+    if auto:
+        wanted = list(chain.from_iterable(_parts(auto) if part == AUTO_BLOCKS else [part] for part in wanted))
     if not wanted:
         raise UnknownTapError(f"no block was named; {_blocks_that_exist(names)}")
     chosen: set[str] = set()
@@ -83,6 +87,10 @@ def select_taps(available: Iterable[str], patterns: str) -> tuple[str, ...]:
             raise UnknownTapError(f"no temporal attention matches {pattern!r}; {_blocks_that_exist(names)}")
         chosen |= found
     return tuple(name for name in names if name in chosen)
+
+
+def _parts(patterns: str) -> list[str]:
+    return [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
 
 
 def _matches(name: str, pattern: str) -> bool:

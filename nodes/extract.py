@@ -134,9 +134,9 @@ class ExtractMotionRepresentation(io.ComfyNode):
         log.info("motion is read from %s", host.title)
         if inversion is not None:
             require_image_model(host, "DDIM inversion")
-        taps = select_taps(host.sites, host.default_blocks if blocks.strip() == AUTO_BLOCKS else blocks)
+        taps = select_taps(host.sites, blocks, auto=host.default_blocks)
         if images is not None:
-            latent_frames(len(images), host.latent_group)
+            latent_frames(len(images), host.group)
         samples = reference_latents(images, vae, latent)
         video = host.video(samples)
         if host.clips(samples) > 1:

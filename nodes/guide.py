@@ -306,8 +306,9 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
                     "sampler_name",
                     options=comfy.samplers.SAMPLER_NAMES,
                     default="euler",
-                    tooltip="euler and ddim are exact; the others leave out the last guided step, and samplers that "
-                    "guidance does not fit are refused.",
+                    tooltip="euler and ddim are exact; the others leave out guided steps that are far shorter than the "
+                    "one after them, such as the last one and late ones of a flow. Samplers that guidance does not fit "
+                    "are refused.",
                 ),
                 io.Combo.Input(
                     "scheduler",

@@ -36,11 +36,15 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class VideoSize:
-    """Frames, and height and width in latent cells, of the video that a run samples."""
+    """Frames, and height and width in latent cells, of the video that a run samples.
+
+    A frame may be ``group`` of those that people see, but for the first; see `representation.Provenance.group`.
+    """
 
     frames: int
     height: int
     width: int
+    group: int = 1
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class AnimateDiffHost:
     """
 
     default_blocks = DEFAULT_BLOCKS
-    latent_group = group = 1
+    group = 1
     scaled = flow = False
 
     def __init__(self, patcher: Any) -> None:

@@ -75,15 +75,12 @@ class Family(Protocol):
 class TransformerHost:
     """One MODEL with a diffusion transformer of a known family."""
 
-    latent_group: int
-    """Frames of the video in a latent frame."""
     group: int
-    """The same in a frame of tokens, which may be several latent ones."""
+    """Frames of the video in a frame of tokens, which may be several latent ones."""
 
     def __init__(self, patcher: Any, family: Family) -> None:
         self._patcher, self._family = patcher, family
         self._network = patcher.get_model_object("diffusion_model")
-        self.latent_group = family.group
         # A token of several latent frames begins with the first one's, so this is right to half a group.
         self.group = family.group * self._patch[0]
 
@@ -134,7 +131,7 @@ class TransformerHost:
                 f"{self.name} samples videos with latents of 5 dimensions, this latent has {latent.ndim}: use the "
                 f"empty latent, or the VAE, that is made for it"
             )
-        return VideoSize(-(-latent.shape[2] // self._patch[0]), latent.shape[-2], latent.shape[-1])
+        return VideoSize(-(-latent.shape[2] // self._patch[0]), latent.shape[-2], latent.shape[-1], self.group)
 
     def clips(self, x: Tensor) -> int:
         """How many videos a batch ``[b, c, t, y, x]`` of one condition holds."""

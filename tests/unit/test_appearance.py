@@ -187,6 +187,11 @@ def test_block_weights_multiply_the_energies_of_their_layers():
     torch.testing.assert_close(gradient(host, x, weighed, None).value, expected)
 
 
+def test_a_preset_for_other_blocks_says_which():
+    with pytest.raises(ValueError, match=r"^this preset is for a motion of up_blocks\.1 and up_blocks\.2: .*holds"):
+        MotionGuidance.of(motion(), PRESETS["first version"])
+
+
 def test_a_preset_s_own_block_weights_stay():
     preset = replace(PRESETS["first version"], block_weights=(("up_blocks.1", 0.5),))
     assert MotionGuidance.of(motion(), preset, block_weights={"up_blocks.1": 3.0}).block_weights == {"up_blocks.1": 0.5}

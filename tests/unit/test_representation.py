@@ -187,6 +187,12 @@ def test_frames_that_fill_no_whole_group_are_refused_with_those_that_do(frames, 
 def test_another_number_of_frames_is_refused_in_those_that_people_see(group, said):
     motion = MotionRepresentation.whole({TAPS[1]: tap()}, (4, 6), Provenance(group=group))
     assert motion.shown_frames == group * 3 + 1
-    motion.require_frames(4)
+    motion.require_frames(4, group)
     with pytest.raises(RepresentationMismatchError, match=said):
-        motion.require_frames(5)
+        motion.require_frames(5, group)
+
+
+def test_each_number_of_frames_is_told_in_the_groups_of_its_own_model():
+    of_eight = MotionRepresentation.whole({TAPS[1]: tap()}, (4, 6), Provenance(group=8))
+    with pytest.raises(RepresentationMismatchError, match=r"has 7 \(25 and 25 of the video\)"):
+        of_eight.require_frames(7, 4)

@@ -165,3 +165,14 @@ def test_a_block_out_of_range_is_an_error_that_says_the_range(patterns):
 
 def test_the_block_of_a_transformer_s_tap():
     assert block_of("blocks.12.attention") == "blocks.12"
+
+
+@pytest.mark.parametrize("patterns", ["auto", " auto ,blocks.2", "blocks.2, auto"])
+def test_auto_stands_for_what_a_model_chooses_also_among_others(patterns):
+    chosen = ("blocks.2.attention", "blocks.3.attention")
+    assert select_taps(OF_A_TRANSFORMER, patterns, auto="blocks.2, blocks.3") == chosen
+
+
+def test_auto_stands_for_nothing_where_nobody_chooses():
+    with pytest.raises(UnknownTapError, match="'auto'"):
+        select_taps(OF_A_TRANSFORMER, "auto")
