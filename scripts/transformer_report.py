@@ -34,12 +34,20 @@ def section(family: str, store: Path, origins: Mapping[str, Any], card: Mapping[
     for axis, title in _AXES.items():
         found = [cell for name, cell in cells.items() if name.startswith(f"{axis}/")]
         if found:
-            # Over the references of the axis alone.
-            cases = {row["case"] for cell in found for row in cell.rows}
-            chosen = [_named(cells[GUIDED].only(cases), "as chosen")] if GUIDED in cells else []
-            parts += [f"### {title}", table_of([*found, *chosen], _SHOWN)]
+            parts += [f"### {title}", table_of(_beside_chosen(found, cells.get(GUIDED)), _SHOWN)]
     runs = sorted({run for cell in cells.values() for run in cell.record.runs if run})
     return "\n\n".join([*parts, f"Measured: {'; '.join(runs)}." if runs else ""])
+
+
+def _beside_chosen(found: Sequence[Cell], chosen: Cell | None) -> list[Cell]:
+    """Cells, and after those over the same references what was chosen, over these alone."""
+    lots: dict[frozenset[int], list[Cell]] = {}
+    for cell in found:
+        lots.setdefault(frozenset(row["case"] for row in cell.rows), []).append(cell)
+    rows: list[Cell] = []
+    for cases, lot in sorted(lots.items(), key=lambda pair: len(pair[0])):
+        rows += lot if chosen is None else [*lot, _named(chosen.only(cases), "as chosen")]
+    return rows
 
 
 def _named(cell: Cell, label: str) -> Cell:

@@ -84,7 +84,7 @@ def cells(family: str) -> dict[str, TransformerSetting]:
         found[f"several/{name}"] = replace(chosen, blocks=", ".join(f"blocks.{i}" for i in these))
     found |= {f"weight/{w}": replace(chosen, weight=float(w)) for w in (500, 1000, 2000, 4000) if w != chosen.weight}
     found |= {f"k/{k}": replace(chosen, k=k) for k in (1, 2, 7) if k != chosen.k}
-    found |= {f"t_alpha/{t}": replace(chosen, t_alpha=t) for t in (200, 400, 600, 800) if t != chosen.t_alpha}
+    found |= {f"t_alpha/{t}": replace(chosen, t_alpha=t) for t in (200, 400, 600, 800, 900) if t != chosen.t_alpha}
     found |= {f"ratio/{ratio}": replace(chosen, ratio=ratio) for ratio in (0.3, 0.6) if ratio != chosen.ratio}
     return found
 

@@ -39,11 +39,13 @@ def test_what_is_not_measured_is_not_shown(tmp_path):
 
 def test_an_axis_holds_the_chosen_setting_over_its_own_references(tmp_path):
     origins = {name: {"setting": {"weight": 1.0}} for name in cells("wan")}
-    for name, count in ((GUIDED, 4), ("blocks/2", 2)):
+    for name, count in ((GUIDED, 4), ("blocks/2", 2), ("blocks/3", 3), ("blocks/4", 2)):
         rows = tuple({**SCORE, "case": i, "seed": 0, "path_error": 3.0 + i} for i in range(count))
         write_record(cell_path(tmp_path, f"wan/{name}"), Record(origins[name], ("today",), rows))
     lines = section("wan", tmp_path, origins, CARD, "As chosen.").splitlines()
-    assert [line.split(" | ")[1] for line in lines if line.startswith("| as chosen")] == ["3.50 ± 0.50"]
+    rows = [line.split(" | ")[:2] for line in lines if line.startswith(("| 2 ", "| 3 ", "| 4 ", "| as chosen"))]
+    assert [label.strip("| ") for label, _ in rows] == ["2", "4", "as chosen", "3", "as chosen"]
+    assert [error for label, error in rows if "chosen" in label] == ["3.50 ± 0.50", "4.00 ± 0.58"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
