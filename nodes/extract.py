@@ -67,8 +67,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     "blocks",
                     default=AUTO_BLOCKS,
                     tooltip="Blocks to read, separated by commas. auto is up_blocks.1 of AnimateDiff, as published, "
-                    "and those just before the middle of a transformer. Others: down_blocks.2, mid_block, parts "
-                    "such as up_blocks.1.motion.0; of CogVideoX and Wan blocks.12.",
+                    "those just before the middle of Wan, the last quarter of CogVideoX. Others: down_blocks.2, "
+                    "mid_block, parts such as up_blocks.1.motion.0; of CogVideoX and Wan blocks.12.",
                 ),
                 io.Int.Input(
                     "seed",
