@@ -124,7 +124,7 @@ class MotionGuidance:
             log.info("this setting is made for a motion extracted with k = %d; this one has k = %d", preset.k, k)
         blocks = dict(preset.block_weights) or block_weights or {}
         if preset.block_weights:
-            with _named(f"this preset is for a motion of {' and '.join(blocks)}: read it from them, or take another"):
+            with _named(f"this preset is for a motion read from {' and '.join(blocks)}, or choose another preset"):
                 weights_by_tap(Motion.of(motion).taps, blocks)
         window, rule = curve or preset.window, preset.update_rule
         return cls(motion, preset.weight, window, rule, preset.limit, reuse, blocks, semantics)

@@ -129,6 +129,12 @@ def edited(motion: AnyMotion, edit: Callable[[MotionRepresentation], MotionRepre
 
 
 def _require_alike(first: MotionRepresentation, other: MotionRepresentation, number: int) -> None:
+    groups = (first.provenance.group, other.provenance.group)
+    if groups[0] != groups[1]:
+        raise RepresentationMismatchError(
+            f"a frame of motion 1 is {groups[0]} of the video, one of motion {number} is {groups[1]}: one model cannot "
+            f"follow both"
+        )
     if other.frames != first.frames:
         raise RepresentationMismatchError(
             f"motion 1 has {first.frames} frames and motion {number} has {other.frames}: put Retime Motion before one "

@@ -266,12 +266,16 @@ class MotionRepresentation:
         """Check that a video to be guided has as many frames, each but the first of ``group`` that people see.
 
         Raises:
-            RepresentationMismatchError: it has not; the message says both numbers.
+            RepresentationMismatchError: it has not, or others are in a group; the message says both numbers.
         """
+        if group != self.provenance.group:
+            raise RepresentationMismatchError(
+                f"a frame of the motion representation is {self.provenance.group} of the video, one of this model is "
+                f"{group}: extract it again with this model"
+            )
         if frames != self.frames:
-            grouped = max(group, self.provenance.group) > 1
-            kind = " latent" if grouped else ""
-            seen = f" ({self.shown_frames} and {group * (frames - 1) + 1} of the video)" if grouped else ""
+            kind = "" if group == 1 else " latent"
+            seen = "" if group == 1 else f" ({self.shown_frames} and {group * (frames - 1) + 1} of the video)"
             raise RepresentationMismatchError(
                 f"the motion representation has {self.frames}{kind} frames, the latent to sample has {frames}{seen}: "
                 f"make both the same (frames of Load Reference Video, length or batch size of the empty latent), or "

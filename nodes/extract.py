@@ -60,8 +60,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     default=1,
                     min=1,
                     max=1024,
-                    tooltip="Entries of temporal attention to keep per row, from 1 to the number of frames. 1 as "
-                    "published, 2 for the preset fast; many let appearance leak in.",
+                    tooltip="Entries of temporal attention to keep per row, from 1 to the number of frames (of a "
+                    "transformer: latent frames). 1 as published, 2 for the preset fast; many let appearance leak in.",
                 ),
                 io.String.Input(
                     "blocks",
@@ -78,7 +78,9 @@ class ExtractMotionRepresentation(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the noise that is added to the reference.",
                 ),
-                *reference_inputs(images="at the size to sample at; of CogVideoX and Wan 4 n + 1. Needs"),
+                *reference_inputs(
+                    images="at the size to sample at; of CogVideoX and Wan 4 n + 1, of CogVideoX 1.5 8 n + 1. Needs"
+                ),
                 io.String.Input(
                     "source",
                     default="",

@@ -591,8 +591,8 @@ def cogvideox(sheet: Sheet) -> None:
     parts = begin_transformer(sheet, COGVIDEOX, text, "cogvideox_vae.safetensors")
     clip, latent, motion = read_video(sheet, parts, (720, 480), 49, 8, t_alpha=600)
     sheet.column("5 Clone", CLONE)
-    settings = {"preset": "custom", "steps": 50, "guided_steps": 25, "cfg": 6.0, "scheduler": "simple"}
-    settings |= {"sampler_name": "euler", "update_rule": "normalised", "warm_up": 0, "cool_down": 10, "weight": 1000.0}
+    settings = {"preset": "custom", "steps": 50, "guided_steps": 25, "ratio": 0.4, "cfg": 6.0, "sampler_name": "euler"}
+    settings |= {"update_rule": "normalised", "warm_up": 0, "cool_down": 10, "weight": 1000.0}
     inputs = {"positive": parts.positive, "negative": parts.negative, "latent_image": latent}
     sampler = sheet.add(
         "MotionCloneGuidedKSampler", tint=BLUE, model=parts.model, motion_rep=motion, tall=900, **inputs, **settings

@@ -11,7 +11,6 @@ Shapes used here:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -24,8 +23,6 @@ from ..representation import Window
 from ..taps import transformer_tap_name
 from .base import AttentionObserver, ModelIdentity, UnsupportedModelError, VideoSize, fingerprint
 from .comfy_weights import unpatched
-
-log = logging.getLogger(__name__)
 
 ATTENTION = "optimized_attention_override"
 _CONTEXT = "context_handler"
@@ -104,6 +101,7 @@ class TransformerHost:
         """See `Family.default_blocks`."""
         count = len(self._blocks)
         first, last = (round(share * count) for share in self._family.default_blocks)
+        first = min(first, count - 1)
         return ", ".join(f"blocks.{i}" for i in range(first, max(last, first + 1)))
 
     @property

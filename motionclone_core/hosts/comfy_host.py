@@ -6,7 +6,6 @@ A family of diffusion transformers is one file, ``comfy_dit_<name>.py`` beside t
 
 from __future__ import annotations
 
-import logging
 import pkgutil
 from functools import cache
 from importlib import import_module
@@ -18,8 +17,6 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from .base import UnsupportedModelError
 from .comfy_animatediff import AnimateDiffHost, has_motion_models
 from .comfy_dit import Family, TransformerHost
-
-log = logging.getLogger(__name__)
 
 _FAMILY_FILES = "comfy_dit_"
 Host = AnimateDiffHost | TransformerHost

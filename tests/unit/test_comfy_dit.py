@@ -272,6 +272,14 @@ def test_cogvideox_has_its_text_first(in_time, patch):
 
 @pytest.mark.parametrize("family", [COGVIDEOX, WAN], ids=["cogvideox", "wan"])
 def test_what_a_family_says_is_in_range(family):
+    def spanning(*span):
+        toy = Toy()
+        toy.default_blocks = span
+        return toy
+
+    for count in (1, 2, 3):
+        named = host_of(Network(count), family=spanning(*family.default_blocks)).default_blocks
+        assert set(named.split(", ")) <= {f"blocks.{i}" for i in range(count)}
     first, last = family.default_blocks
     assert 0 <= first < last <= 1
     assert family.group == 4  # of both autoencoders

@@ -55,6 +55,7 @@ def test_what_is_guided_is_shared_out_by_strength():
     [
         (motion(5), "motion 1 has 4 frames and motion 2 has 5: put Retime Motion"),
         (motion(architecture="toy/2"), "motion 1 was made with toy/1 and motion 2 with toy/2"),
+        (replace(motion(), provenance=Provenance(group=4)), "motion 1 is 1 of the video, one of motion 2 is 4"),
     ],
 )
 def test_motions_that_do_not_go_together_are_named(other, message):
