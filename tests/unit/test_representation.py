@@ -195,5 +195,5 @@ def test_another_number_of_frames_is_refused_in_those_that_people_see(group, sai
 @pytest.mark.parametrize("frames", [4, 7])
 def test_a_motion_in_other_groups_of_frames_is_refused(frames):
     of_eight = MotionRepresentation.whole({TAPS[1]: tap()}, (4, 6), Provenance(group=8))
-    with pytest.raises(RepresentationMismatchError, match=r"is 8 of the video, one of this model is 4: extract it again"):
+    with pytest.raises(RepresentationMismatchError, match=r"is 8 of the video, one of this model is 4: extract"):
         of_eight.require_frames(frames, 4)
