@@ -10,7 +10,7 @@ class CogVideoX:
 
     name = "cogvideox"
     title = "CogVideoX"
-    default_blocks = (0.4, 0.5)  # docs/TRANSFORMERS.md
+    default_blocks = (0.75, 1.0)  # docs/TRANSFORMERS.md
     group = 4
 
     def recognises(self, network: nn.Module) -> bool:
