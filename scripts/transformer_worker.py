@@ -114,7 +114,9 @@ class Worker:
             seed=seed,
         )
         identity = host.identity
-        provenance = core("representation").Provenance("", identity.architecture, identity.fingerprint, t_alpha, seed)
+        provenance = core("representation").Provenance(
+            "", identity.architecture, identity.fingerprint, t_alpha, seed, host.group
+        )
         return builder.representation(provenance)
 
 
