@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -293,6 +294,16 @@ def mend_clone(patcher: Any, clone: Any) -> None:
     for kept, made in pairs:
         made.get_attachment(_MODELS_KEY).per_block_list = kept.get_attachment(_MODELS_KEY).per_block_list
     clone.is_injected = False
+
+
+def collect_clones(patcher: Any) -> None:
+    """Before a MODEL runs, collect clones that nobody uses any more, as the traceback of a run that failed keeps them.
+
+    One that has put modules into the network, or was cloned of one that had, takes them out when it is collected: in
+    the midst of the run, if that is not done before.
+    """
+    if patcher.injections:
+        gc.collect()
 
 
 def _require_known(motion_model: Any) -> None:

@@ -21,6 +21,7 @@ from ..grids import RepresentationMismatchError
 from ..representation import Window
 from .autograd import eager
 from .base import AttentionObserver, StopForward, UnsupportedModelError
+from .comfy_animatediff import collect_clones
 from .comfy_controls import require_controls, require_no_references
 from .comfy_crossattention import word_layers
 from .comfy_host import Host, host_of, require_image_model
@@ -84,6 +85,7 @@ def run_once(
     guider = conditional_guider(patcher, conditioning, video.frames)
     sigmas = torch.stack([sigma_at(patcher, timestep).detach().cpu(), torch.zeros(())])
     sampler = comfy.samplers.KSAMPLER(partial(_call_model, host.turns(video.frames), inverted))
+    collect_clones(patcher)
     guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
 
 

@@ -7,7 +7,6 @@ Shapes used here:
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import Tensor, nn
 
 from ..inversion import Inversion, InversionOrigin, Level, digest, inversion_timesteps, inverted, levels_of
-from .comfy_animatediff import AnimateDiffHost, settings_of
+from .comfy_animatediff import AnimateDiffHost, collect_clones, settings_of
 from .comfy_extraction import conditional_guider
 from .comfy_runtime import without_guidance
 from .comfy_weights import as_filed
@@ -77,6 +76,7 @@ def invert(
     kept: dict[int, Tensor] = {}
     sampler = comfy.samplers.KSAMPLER(partial(_ascend, levels, frozenset(keep), kept))
     sigmas = torch.tensor([0.0, *(level.sigma for level in levels)])
+    collect_clones(patcher)
     guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True, seed=seed)
     return kept
 
@@ -159,8 +159,7 @@ def fingerprint_of(patcher: Any) -> str:
     It is the same whether or not the weights are loaded and patched just now.
     """
     bare = without_guidance(patcher)
-    # Patchers that nobody uses any more take their motion modules out of the network when they are collected.
-    gc.collect()
+    collect_clones(bare)
     foreign = {type(module) for module in AnimateDiffHost(bare).motion_modules}
     weights = [_of_weights(bare, bare.model.diffusion_model, "diffusion_model", foreign)]
     weights += [_of_weights(one, one.model, "", set()) for one in bare.get_additional_models_with_key("ADE")]

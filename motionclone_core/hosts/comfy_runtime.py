@@ -32,7 +32,7 @@ from ..grids import Crop, Size
 from ..representation import Window
 from ..schedule import beside_a_seam
 from .base import Guide, UnsupportedModelError, View
-from .comfy_animatediff import mend_clone
+from .comfy_animatediff import collect_clones, mend_clone
 from .comfy_appearance import AppearanceBranch, require_whole
 from .comfy_conditions import index_of, predicted_apart
 from .comfy_controls import forget_batches, require_controls
@@ -218,6 +218,7 @@ def _outer_sample(
 ) -> Callable[..., Tensor]:
     def wrapper(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
+        collect_clones(guider.model_patcher)
         host = host_of(guider.model_patcher)
         video = host.video(noise)
         host.require_video(video)

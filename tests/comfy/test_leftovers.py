@@ -145,6 +145,31 @@ def test_a_refused_extraction_is_collected_in_the_midst_of_a_later_run(studio: S
     assert np.array_equal(sampled_while_collecting(), expected)
 
 
+@pytest.mark.parametrize("guided", [False, True], ids=["extraction", "guided run"])
+def test_what_a_failed_run_of_others_has_left_is_collected_before(studio: Studio, guided: bool) -> None:
+    """A clone by another pack that is collected in the midst of a run would take the modules out of the network."""
+
+    def ran(*, littered: bool) -> tuple[Any, str]:
+        scene = studio.scene(fresh=True)
+        model = scene.guided(scene.extracted(), guided_steps=1) if guided else scene.model
+        if littered:
+            model = scene.graph.add("MotionCloneProbeLitter", model=model, after=scene.ksampler(model, steps=1))
+        given = {"nonce": scene.nonce, "kind": "collect", "block": "input 4", "call": 1}
+        model = scene.graph.add("MotionCloneProbeTrouble", model=model, **given)
+        if guided:
+            saved = scene.save("after", scene.ksampler(model, steps=2))
+            result = studio.run(scene)
+            return studio.saved(result, saved)[0].tolist(), result.log
+        seen = scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(model=model))
+        result = studio.run(scene)
+        return only(result, seen, "rep")["checksum"], result.log
+
+    expected, _ = ran(littered=False)
+    found, log = ran(littered=True)
+    assert "probe left a clone that is in the network" in log
+    assert found == expected
+
+
 def test_a_run_that_saves_memory_and_still_runs_out_of_it_leaves_nothing(
     studio: Studio, before: tuple[Array, dict]
 ) -> None:

@@ -310,6 +310,28 @@ class ProbeTrouble:
         return (model,)
 
 
+class ProbeLitter:
+    """Drops a clone of a MODEL that holds itself, as the traceback of a failed run does, and hands the MODEL on.
+
+    ``after`` is what a run of the MODEL has sampled, which puts its modules into the network.
+
+    The clone is as old as what only a full collection finds, so that it stays until there is one.
+    """
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "execute", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "after": ("LATENT",)}}
+
+    def execute(self, model, after):
+        ring = [model.clone()]
+        ring.append(ring)
+        gc.collect()
+        logging.info("probe left a clone that %s in the network", "is" if model.is_injected else "is not")
+        return (model,)
+
+
 class ProbeDamage(ModelProbe):
     """A MODEL with a weight that is no number, as a damaged file has it."""
 
@@ -526,6 +548,6 @@ class ProbeAgain:
 
 
 PROBES = (
-    ProbeEnergy, ProbeGradient, ProbeTrouble, ProbeDamage,
+    ProbeEnergy, ProbeGradient, ProbeTrouble, ProbeLitter, ProbeDamage,
     ProbeControl, ProbeState, ProbeRep, ProbeForeignRep, ProbeAgain, ProbeMasks,
 )  # fmt: skip
