@@ -585,11 +585,11 @@ def cogvideox(sheet: Sheet) -> None:
     **MotionClone Guided KSampler** samples CogVideoX rightly under every sampler that it takes. ComfyUI's **KSampler**
     does so behind **ModelSamplingDiscrete** (*v_prediction*, *zsnr* on), with **Apply Motion Guidance** after it.
 
-    *t_alpha* 600 and *weight* 1000 did well on the small CogVideoX that this pack is measured on.
+    *t_alpha* 800 and *weight* 1000 did well on the small CogVideoX that this pack is measured on.
     """
     text = ("t5xxl_fp16.safetensors", "cogvideox")
     parts = begin_transformer(sheet, COGVIDEOX, text, "cogvideox_vae.safetensors")
-    clip, latent, motion = read_video(sheet, parts, (720, 480), 49, 8, t_alpha=600)
+    clip, latent, motion = read_video(sheet, parts, (720, 480), 49, 8, t_alpha=800)
     sheet.column("5 Clone", CLONE)
     settings = {"preset": "custom", "steps": 50, "guided_steps": 25, "ratio": 0.4, "cfg": 6.0, "sampler_name": "euler"}
     settings |= {"update_rule": "normalised", "warm_up": 0, "cool_down": 10, "weight": 1000.0}

@@ -66,14 +66,15 @@ class TransformerSetting(Preset):
 
 # By trial on references 64 and later, which no table shows.
 _FAST = TransformerSetting(**{**asdict(PRESETS["fast"]), "cfg": 6.0, "weight": 1000.0})
-CHOSEN = {"cogvideox": replace(_FAST, t_alpha=600), "wan": replace(_FAST, shift=3.0)}
+CHOSEN = {"cogvideox": replace(_FAST, t_alpha=800), "wan": replace(_FAST, shift=3.0)}
 
 
 def cells(family: str) -> dict[str, TransformerSetting]:
     """The settings by the names of their cells."""
     chosen = CHOSEN[family]
     found = {
-        "main/no guidance": replace(chosen, weight=0.0),
+        # Whatever guidance alone reads.
+        "main/no guidance": replace(_FAST, weight=0.0, shift=chosen.shift),
         "main/guided": chosen,
         "main/another clip's motion": replace(chosen, other_motion=True),
     }
