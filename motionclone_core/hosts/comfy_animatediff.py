@@ -268,18 +268,21 @@ def own_schedule(patcher: Any) -> str | None:
     return motion_models[0].model.get_best_beta_schedule() if motion_models else None
 
 
-def settings_of(patcher: Any) -> list[list[Any]]:
-    """What of AnimateDiff-Evolved's settings changes a prediction: when, scale, effect, windows, views."""
+def settings_of(patcher: Any) -> list[Any]:
+    """What of AnimateDiff-Evolved's settings changes a prediction: when, scale, effect, keyframes, windows, views."""
     attached = [model.get_attachment(_MODELS_KEY) for model in patcher.get_additional_models_with_key(_MODELS_KEY)]
+    keyframes = [one for motion_model in attached for one in motion_model.keyframes.keyframes]
+    blocks = [block for one in (*attached, *keyframes) for block in one.per_block_list or ()]
     params = patcher.get_attachment(_PARAMS_KEY)
     context = None if params is None else params.context_options
     windows = [] if context is None else list(context.contexts)
     windows += [one.view_options for one in windows if one.view_options is not None]
     of_each = ("timestep_percent_range", "scale_multival", "effect_multival")
+    of_keyframes = ("start_percent", "scale_multival", "effect_multival", "inherit_missing", "guarantee_steps")
     of_windows = ("context_length", "context_overlap", "context_stride", "context_schedule", "fuse_method")
-    return [
+    return [[vars(block.id), block.effect, block.scales] for block in blocks] + [
         [getattr(one, name, None) for name in names]
-        for found, names in ((attached, of_each), (windows, of_windows))
+        for found, names in ((attached, of_each), (keyframes, of_keyframes), (windows, of_windows))
         for one in found
     ]
 

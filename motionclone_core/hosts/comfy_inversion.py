@@ -24,9 +24,7 @@ from .comfy_animatediff import AnimateDiffHost, collect_clones, settings_of
 from .comfy_extraction import conditional_guider
 from .comfy_runtime import without_guidance
 from .comfy_weights import as_filed
-
-_SAMPLES = 64  # of each weight
-_DIGITS = 16
+from .hashing import add, hashed, sampled
 
 
 def clean_latent(patcher: Any, latent: Tensor) -> Tensor:
@@ -150,11 +148,11 @@ def noisy_latents(
 
 def origin_of(patcher: Any, *, clean: Tensor, conditioning: Any, steps: int) -> InversionOrigin:
     """What an inversion of a clip would be made of; ``clean`` as `clean_latent` gives it."""
-    return InversionOrigin(digest(clean), fingerprint_of(patcher), _hashed(conditioning), steps)
+    return InversionOrigin(digest(clean), fingerprint_of(patcher), hashed(conditioning), steps)
 
 
 def fingerprint_of(patcher: Any) -> str:
-    """Of a MODEL's weights before patches, of the patches, of its noise schedule, and of AnimateDiff's settings.
+    """Of a MODEL's weights before patches, of all patches, of its noise schedule, and of AnimateDiff's settings.
 
     It is the same whether or not the weights are loaded and patched just now.
     """
@@ -163,15 +161,23 @@ def fingerprint_of(patcher: Any) -> str:
     foreign = {type(module) for module in AnimateDiffHost(bare).motion_modules}
     weights = [_of_weights(bare, bare.model.diffusion_model, "diffusion_model", foreign)]
     weights += [_of_weights(one, one.model, "", set()) for one in bare.get_additional_models_with_key("ADE")]
-    return _hashed([*weights, bare.get_model_object("model_sampling").sigmas, *settings_of(bare)])
+    sigmas = bare.get_model_object("model_sampling").sigmas
+    return hashed([*weights, sigmas, settings_of(bare), *_functions_of(bare.model_options)])
+
+
+def _functions_of(model_options: Mapping[str, Any]) -> list[Any]:
+    """What other nodes have put into a MODEL to run beside its network."""
+    inner = model_options.get("transformer_options", {})
+    names = ("model_function_wrapper", "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+    return [*(inner.get(name) for name in ("patches", "patches_replace")), *(model_options.get(name) for name in names)]
 
 
 def _of_weights(patcher: Any, network: nn.Module, name: str, foreign: Collection[type]) -> str:
     found = hashlib.sha256()
     for key, weight in _weights(network, name, foreign):
         weight = as_filed(patcher, key, weight)
-        flat = (weight.dequantize() if "Quantized" in type(weight).__name__ else weight).flatten()
-        _add(found, [key, flat[:: max(1, flat.numel() // _SAMPLES)], patcher.patches.get(key)])
+        plain = weight.dequantize() if "Quantized" in type(weight).__name__ else weight
+        add(found, [key, sampled(plain), patcher.patches.get(key)])
     return found.hexdigest()
 
 
@@ -184,31 +190,3 @@ def _weights(module: nn.Module, name: str, foreign: Collection[type]) -> Iterato
     for key, child in children:
         if child is not None:
             yield from _weights(child, f"{name}.{key}".lstrip("."), foreign)
-
-
-def _hashed(value: Any) -> str:
-    found = hashlib.sha256()
-    _add(found, value)
-    return found.hexdigest()[:_DIGITS]
-
-
-def _add(found: Any, value: Any) -> None:
-    """Put a value's contents into a hash: tensors, numbers and texts in containers, in weights of patches, in hints."""
-    if torch.is_tensor(value):
-        found.update(repr((tuple(value.shape), str(value.dtype))).encode())
-        found.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            found.update(str(key).encode())
-            _add(found, value[key])
-    elif isinstance(value, (list, tuple)):
-        found.update(str(len(value)).encode())
-        for item in value:
-            _add(found, item)
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        found.update(repr(value).encode())
-    else:
-        found.update(type(value).__name__.encode())
-        # LoRAs keep their tensors in the first of these, ControlNets their pictures and settings in the others.
-        names = ("weights", "cond_hint_original", "strength", "timestep_percent_range", "previous_controlnet")
-        _add(found, [getattr(value, name, None) for name in names])

@@ -216,6 +216,35 @@ def test_a_name_that_is_taken(studio: Studio, what: str) -> None:
     assert f"taken.safetensors is of another {what} (" in said and "choose another name" in said
 
 
+def changed(scene: Scene, what: str) -> Node:
+    """The scene's model with something else put into it than weights."""
+    add = scene.graph.add
+    if what == "token merging":
+        return add("TomePatchModel", model=scene.model, ratio=0.3)
+    effect = add("ADE_MultivalDynamic", float_val=0.2)
+    if what == "keyframe":
+        applied = {"ad_keyframes": add("ADE_AnimateDiffKeyframe", start_percent=0.5, effect_multival=effect)}
+    else:
+        applied = {"per_block": add("ADE_PerBlock_SD15_MidLevel", up_1=add("ADE_ADBlockCombo", effect=effect))}
+    return scene.animated(scene.checkpoint, m_models=scene.applied(**applied))
+
+
+@pytest.mark.parametrize("what", ["token merging", "Per Block", pytest.param("keyframe", marks=pytest.mark.more)])
+def test_what_other_nodes_put_into_a_model_makes_it_another(studio: Studio, what: str) -> None:
+    scene = studio.scene()
+    scene.save("plain", inverted(scene, inversion(scene, name="plain"), 999))
+    studio.run(scene)
+    scene = studio.scene(fresh=True)
+    scene.save("never", inverted(scene, inversion(scene, name="plain", model=changed(scene, what)), 999))
+    assert "plain.safetensors is of another model (" in message(studio, scene)
+    for again in (False, True):
+        scene = studio.scene(fresh=True)
+        model, clip = changed(scene, what), scene.again(scene.encoded)
+        found = inversion(scene, name=f"changed by {what}", model=model, latent=clip)
+        scene.save("changed", inverted(scene, found, 999))
+        assert f"changed by {what}.safetensors is {'read from disk' if again else 'kept'}" in studio.run(scene).log
+
+
 def test_an_inversion_of_another_reference(studio: Studio) -> None:
     scene = studio.scene()
     found = inversion(scene)
