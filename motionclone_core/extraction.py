@@ -84,7 +84,10 @@ class RepresentationBuilder:
             ValueError: a model call left taps out, or the words, or there was none.
         """
         if not self._readers:
-            raise ValueError("the model was never called: nothing was read")
+            raise ValueError(
+                "the model was never called, so nothing was read: the conditioning has to count at t_alpha, so take a "
+                "timestep range off it"
+            )
         windows = {window: reader.result() for window, reader in self._readers.items()}
         if words and self._foreground is None:
             raise ValueError(

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_LONGEST = 255  # bytes of one name, on common file systems
+
 
 def resolve_inside(root: Path, name: str) -> Path:
     """The real path of ``name``, which must lie below the folder ``root``; the file need not exist.
@@ -44,6 +46,9 @@ def resolve_inside(root: Path, name: str) -> Path:
         ) from error
     if path == folder:
         raise ValueError(f"{name!r} is the folder {root} itself: give the name of a file in it")
+    longest = max(len(os.fsencode(part)) for part in path.parts)
+    if longest > _LONGEST:
+        raise ValueError(f"{name[:20]!r}... is no file name: it has {longest} bytes, at most {_LONGEST} are allowed")
     if not path.is_relative_to(folder):
         raise ValueError(
             f"{name!r} leads out of {root}: only files in that folder are allowed, move or copy it there"

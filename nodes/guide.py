@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..motionclone_core.guidance import MotionGuidance
 from ..motionclone_core.hosts import comfy_sampling
+from ..motionclone_core.hosts.comfy_host import host_of, require_image_model
 from ..motionclone_core.hosts.comfy_memory import MEMORY_MODES, MemoryMode
 from ..motionclone_core.hosts.comfy_runtime import RunSummary, with_guidance
 from ..motionclone_core.mixing import Motion
@@ -225,11 +226,17 @@ class ApplyMotionGuidance(io.ComfyNode):
         semantics: Semantics | None = None,
     ) -> io.NodeOutput:
         """See the class."""
+        _require_image_model(model, semantics)
         window = curve or GuidanceWindow(start_step, guided_steps, warm_up, cool_down)
         blocks = weights_of(block_weights)
         guidance = MotionGuidance(motion_rep, weight, window, update_rule, limit or None, reuse, blocks, semantics)
         on_end = shown_in(cls.hidden.unique_id)
         return io.NodeOutput(with_guidance(model, guidance, memory=memory, on_end=on_end))
+
+
+def _require_image_model(model: Any, semantics: Semantics | None) -> None:
+    if semantics is not None:
+        require_image_model(host_of(model), "Semantic Guidance")
 
 
 class MotionCloneScheduler(io.ComfyNode):
@@ -376,6 +383,7 @@ class MotionCloneGuidedKSampler(io.ComfyNode):
         semantics: Semantics | None = None,
     ) -> io.NodeOutput:
         """See the class."""
+        _require_image_model(model, semantics)
         chosen = PRESETS.get(preset)
         if chosen is None:
             chosen = Preset(

@@ -110,5 +110,8 @@ class InvertReference(io.ComfyNode):
 
 def _path_of(name: str) -> Path:
     root = Path(folder_paths.get_output_directory()) / FOLDER
-    return resolve_inside(root, name.removesuffix(SUFFIX) + SUFFIX)
+    path = resolve_inside(root, name.removesuffix(SUFFIX) + SUFFIX)
+    if path.is_dir():
+        raise ValueError(f"{path.name} is a folder in {path.parent}: choose another name")
+    return path
 

@@ -30,6 +30,7 @@ from .comfy_spaces import sigma_at, take_ordinary_samplers
 from .crossattention import attending
 
 _KEY = "motionclone_extraction"
+_ONE_CONDITION = "read it under one conditioning, not under several or an area"
 
 
 def run_once(
@@ -72,7 +73,7 @@ def run_once(
     host = host_of(patcher)
     video = host.video(latent)
     host.require_video(video)
-    _require_channels(patcher, latent)
+    require_channels(patcher, latent)
     words = _Words(tuple(tokens), attend)
     if words.tokens:
         require_image_model(host, "reading words of the reference")
@@ -89,7 +90,12 @@ def run_once(
     guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
 
 
-def _require_channels(patcher: Any, latent: Tensor) -> None:
+def require_channels(patcher: Any, latent: Tensor) -> None:
+    """Check that latents are of the model's own kind.
+
+    Raises:
+        RepresentationMismatchError: they have another number of channels; the message says both.
+    """
     found, needed = latent.shape[1], patcher.model.latent_format.latent_channels
     if found != needed:
         raise RepresentationMismatchError(
@@ -155,6 +161,7 @@ def _observed_call(
         **kwargs: Any,
     ) -> Tensor:
         require_no_references(transformer_options)
+        _require_one_condition(transformer_options)
         window = host.window(transformer_options, x)
         views = host.views(window)
         if views in read:
@@ -180,11 +187,17 @@ def _observed_call(
     return wrapper
 
 
+def _require_one_condition(transformer_options: dict[str, Any]) -> None:
+    count = len(transformer_options.get("cond_or_uncond", ()))
+    if count > 1:
+        raise ValueError(f"the reference is given {count} conditionings at once: {_ONE_CONDITION}")
+
+
 def _require_whole(x: Tensor, shape: tuple[int, ...]) -> None:
     if x.shape != shape:
         raise ValueError(
             f"the reference has shape {list(shape)}, the model is asked for {list(x.shape)}: "
-            f"read it under one conditioning, not under several or an area"
+            f"{_ONE_CONDITION}"
         )
 
 

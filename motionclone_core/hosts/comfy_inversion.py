@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..inversion import Inversion, InversionOrigin, Level, digest, inversion_timesteps, inverted, levels_of
 from .comfy_animatediff import AnimateDiffHost, collect_clones, settings_of
-from .comfy_extraction import conditional_guider
+from .comfy_extraction import conditional_guider, require_channels
 from .comfy_runtime import without_guidance
 from .comfy_weights import as_filed
 from .hashing import add, hashed, sampled
@@ -63,12 +63,14 @@ def invert(
 
     Raises:
         UnsupportedModelError: the MODEL carries no AnimateDiff.
-        RepresentationMismatchError: more frames than the motion module takes, or conditions that do not fit them.
+        RepresentationMismatchError: more frames than the motion module takes, other latents than the model's, or
+            conditions that do not fit them.
         ValueError: the noise schedule has fewer levels than the inversion.
     """
     patcher = without_guidance(patcher)
     host = AnimateDiffHost(patcher)
     host.require_video(host.video(latent))
+    require_channels(patcher, latent)
     levels = [level for level in _levels(patcher, steps) if level.timestep <= max(keep)]
     guider = conditional_guider(patcher, conditioning, len(latent))
     kept: dict[int, Tensor] = {}

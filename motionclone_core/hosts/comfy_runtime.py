@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import comfy.model_management
@@ -39,7 +40,7 @@ from .comfy_controls import forget_batches, require_controls
 from .comfy_host import Host, host_of, require_image_model
 from .comfy_memory import MemoryMode
 from .comfy_recording import CallRecorder, ModelCall
-from .comfy_sampling import is_exact, require_falling, require_sampler
+from .comfy_sampling import is_exact, require_falling, require_sampler, require_uncached
 from .comfy_spaces import by_sigma_space
 from .gradients import SharedGradient
 
@@ -239,10 +240,12 @@ def _outer_sample(
 
 
 def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    run: _Run = args[0]["model_options"]["transformer_options"][_KEY]
+    options = args[0]["model_options"]["transformer_options"]
+    run: _Run = options[_KEY]
     run.total = total = len(sigmas) - 1
-    ends = enumerate(sigmas[1:].tolist())
-    if not any(run.guide.guides(step, total, sigma_next=sigma_next) for step, sigma_next in ends):
+    steps = enumerate(pairwise(sigmas.tolist()))
+    guided = [sigma for step, (sigma, after) in steps if run.guide.guides(step, total, sigma_next=after)]
+    if not guided:
         log.warning(
             "motion guidance: none of the %d steps of this run is guided: the weight is 0, or the guided steps lie "
             "outside the run",
@@ -251,6 +254,7 @@ def _sampler_sample(executor: Any, model: Any, sigmas: Tensor, *args: Any, **kwa
     else:
         require_sampler(executor.class_obj, scaled=run.host.scaled)
         require_falling(sigmas)
+        require_uncached(options, guided)
         run.exact = is_exact(executor.class_obj)
         if "multigpu_clones" in args[0]["model_options"]:
             raise GuidanceError("motion guidance runs on one GPU: take the multi-GPU node out of this graph")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -92,6 +93,25 @@ def require_sampler(sampler: Any, *, scaled: bool = False) -> None:
         raise ValueError(
             f"motion guidance does not fit the sampler {name.removesuffix('_function')}: choose "
             f"{' or '.join(_EXACT)}, for which it is exact, or one of {others}"
+        )
+
+
+def require_uncached(options: Mapping[str, Any], guided: Sequence[float]) -> None:
+    """Check that ComfyUI's EasyCache or LazyCache leaves out no guided step, in which the model has to run.
+
+    Args:
+        options: a run's transformer options.
+        guided: sigmas of the guided steps, falling.
+
+    Raises:
+        ValueError: it may leave one out; the message says from which sigma on it does, and the last guided one.
+    """
+    cache = options.get("easycache")
+    if cache is not None and any(cache.end_t < sigma <= cache.start_t for sigma in guided):
+        raise ValueError(
+            f"{cache.name} leaves out steps from sigma {cache.start_t:.4g} on, and steps are guided down to sigma "
+            f"{guided[-1]:.4g}: raise its start_percent (now {cache.start_percent:g}) until it begins after the guided "
+            f"steps, guide fewer of them, or take {cache.name} out"
         )
 
 

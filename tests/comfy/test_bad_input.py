@@ -167,6 +167,14 @@ def test_windows_that_share_what_they_saw(studio: Studio, kind: str, said: str) 
     assert said in message(studio, scene)
 
 
+def test_a_reference_under_two_conditionings(studio: Studio) -> None:
+    scene = studio.scene()
+    both = scene.both(scene.positive, scene.negative)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=scene.extracted(conditioning=both))
+    said = message(studio, scene)
+    assert "given 2 conditionings at once" in said and "read it under one conditioning" in said
+
+
 def test_windows_that_hold_a_frame_twice(studio: Studio) -> None:
     scene = studio.scene(frames=6)
     model = scene.sliding(4, 1, kind="LoopedUniform", context_stride=2, closed_loop=False)

@@ -267,6 +267,21 @@ def test_every_level_of_no_inversion(studio: Studio) -> None:
     assert "every_level needs an inversion" in message(studio, scene)
 
 
+def test_latents_of_another_model(studio: Studio) -> None:
+    scene = studio.scene()
+    foreign = scene.graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=4)
+    scene.save("never", inverted(scene, inversion(scene, latent=foreign), 999))
+    said = message(studio, scene)
+    assert "latents have 16 channels" in said and "model's have 4" in said
+
+
+def test_a_name_that_is_a_folder(studio: Studio) -> None:
+    (studio.server.output_dir / "motion_inversions" / "taken by a folder.safetensors").mkdir(parents=True)
+    scene = studio.scene()
+    scene.save("never", inverted(scene, inversion(scene, name="taken by a folder"), 999))
+    assert "is a folder" in message(studio, scene)
+
+
 def test_a_name_outside_the_folder(studio: Studio) -> None:
     scene = studio.scene()
     scene.save("never", inverted(scene, inversion(scene, name="../outside"), 999))

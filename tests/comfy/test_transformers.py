@@ -502,6 +502,21 @@ def _windows(scene: TransformerScene) -> Node:
     return scene.graph.add("WanContextWindowsManual", model=scene.model, **settings)
 
 
+def _cached(scene: TransformerScene, kind: str) -> None:
+    settings = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    guided = scene.guided(scene.extracted(), guided_steps=2)
+    scene.save("never", scene.ksampler(scene.graph.add(kind, model=guided, **settings), steps=4))
+
+
+def _semantic(scene: TransformerScene) -> None:
+    add = scene.graph.add
+    words = add("MotionCloneWords", clip=scene.clip_l, text="a boat on the sea", words="boat")
+    settings = {"weights": "up_blocks.1: 200", "alone": 0.0, "sigma": 5.0}
+    settings |= {"reference_threshold": 0.3, "appearance_threshold": 0.3}
+    semantics = add("MotionCloneSemanticGuidance", words=words[1], **settings)
+    scene.save("never", scene.ksampler(scene.guided(scene.extracted(), semantics=semantics)))
+
+
 BAD: dict[str, tuple[Callable[[TransformerScene], Any], list[str]]] = {
     "another transformer": (
         lambda scene: _read(scene, model=scene.loaded(VACE)),
@@ -538,6 +553,9 @@ BAD: dict[str, tuple[Callable[[TransformerScene], Any], list[str]]] = {
         lambda scene: _read(scene, inversion=scene.graph.add("MotionCloneProbeInversion")),
         ["DDIM inversion is for AnimateDiff", "Wan 2.1 / 2.2, 4 blocks"],
     ),
+    "EasyCache": (lambda scene: _cached(scene, "EasyCache"), ["EasyCache leaves out steps from sigma", "0.15"]),
+    "LazyCache": (lambda scene: _cached(scene, "LazyCache"), ["LazyCache leaves out steps from sigma", "0.15"]),
+    "semantic guidance": (_semantic, ["Semantic Guidance is for AnimateDiff", "Wan 2.1 / 2.2"]),
     "latents of another model": (
         lambda scene: _read(scene, latent=_latent_of_ltx(scene)),
         ["latents have 128 channels", "have 16", "own VAE"],

@@ -531,6 +531,11 @@ def test_absolute_path_is_refused_even_inside(root: Path) -> None:
         resolve_inside(root, str(root / "a.mp4"))
 
 
+def test_a_name_longer_than_file_systems_hold_is_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match="304 bytes, at most 255"):
+        resolve_inside(root, 300 * "a" + ".mp4")
+
+
 def test_root_may_be_a_link(root: Path, tmp_path: Path) -> None:
     link = tmp_path / "linked"
     link.symlink_to(root)
