@@ -647,7 +647,7 @@ def wan22(sheet: Sheet) -> None:
     parts = begin_transformer(sheet, HIGH, (UMT5, "wan"), WAN_VAE, **both)
     clip, latent, motion = read_video(sheet, parts, (832, 480), 81, 16, t_alpha=900)
     sheet.column("5 Clone: high noise", CLONE)
-    guided = applied(sheet, parts.model, motion, guided_steps=10, cool_down=4)
+    guided = applied(sheet, parts.model, motion, guided_steps=10, cool_down=4, weight=1000.0)
     settings = {"steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple", "tall": 460}
     settings |= {"positive": parts.positive, "negative": parts.negative}
     first = sheet.add(
