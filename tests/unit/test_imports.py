@@ -251,3 +251,25 @@ def test_what_is_only_read_by_type_checkers_is_no_import(tmp_path):
     text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import comfy\nelse:\n    import diffusers\n"
     faults = faults_of(pack(tmp_path, **{"__init__.py": text}))
     assert faults == ["__init__:5 imports diffusers outside hosts"]
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def rooms_of(map_text):
+    """Module of the core -> what AGENTS.md's table of rooms says that it imports."""
+    rows = re.findall(r"^\| `motionclone_core/([\w/]+)\.py` \|.*\| (.+) \|$", map_text, re.M)
+    return {name: {one.strip() for one in imported.split(",")} for name, imported in rows}
+
+
+def test_the_table_of_rooms_names_what_each_imports():
+    rooms, modules = rooms_of((ROOT / "AGENTS.md").read_text(encoding="utf-8")), modules_of(ROOT)
+    assert len(rooms) > 40
+    for room, said in rooms.items():
+        tree = list(runs(ast.parse((ROOT / CORE / f"{room}.py").read_text(encoding="utf-8"))))
+        targets = [target for _, target in imports_of(CORE + room, tree, modules) if target.startswith("/")]
+        found = {target.removeprefix("/" + CORE) for target in targets}
+        family = "hosts/comfy_" if room.startswith("hosts/comfy_") else "-"
+        others = {name for name in found if not name.startswith(family)}
+        drawn = {name for name in said if CORE + name in modules and not name.startswith(family)}
+        assert others == drawn, room
