@@ -37,11 +37,13 @@ class Words:
         prompt: they stand in.
         words: as they were asked for; none is the whole frame.
         tokens: their places in the text model's chunk of tokens.
+        encoded: a hash of the prompt as it was encoded; empty if it was not.
     """
 
     prompt: str = ""
     words: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
+    encoded: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from ..motionclone_core.extraction import DEFAULT_T_ALPHA, RepresentationBuilder
 from ..motionclone_core.hosts.comfy_extraction import run_once
 from ..motionclone_core.hosts.comfy_host import host_of, require_image_model
 from ..motionclone_core.hosts.comfy_inversion import noisy_latents
+from ..motionclone_core.hosts.comfy_words import stand_in
 from ..motionclone_core.inversion import Inversion
 from ..motionclone_core.representation import Provenance, latent_frames
 from ..motionclone_core.semantics import Words
@@ -23,6 +24,10 @@ from .reference import reference_inputs, reference_latents
 from .sockets import InversionSocket, MotionRep, MotionWords, node_schema
 
 log = logging.getLogger(__name__)
+_OTHER_PROMPT = (
+    "the words %s are of the prompt %r, and the reference is read under another conditioning: connect the one of the "
+    "same Encode Prompt with Words"
+)
 
 
 class ExtractMotionRepresentation(io.ComfyNode):
@@ -136,6 +141,8 @@ class ExtractMotionRepresentation(io.ComfyNode):
         log.info("motion is read from %s", host.title)
         if inversion is not None:
             require_image_model(host, "DDIM inversion")
+        if words is not None and not stand_in(words, conditioning):
+            log.warning(_OTHER_PROMPT, ", ".join(words.words), words.prompt)
         taps = select_taps(host.sites, blocks, auto=host.default_blocks)
         if images is not None:
             latent_frames(len(images), host.group)

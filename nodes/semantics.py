@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..motionclone_core.hosts.comfy_words import words_of
+from ..motionclone_core.hosts.comfy_words import encoded
 from ..motionclone_core.mixing import Motion
 from ..motionclone_core.semantics import (
     DEFAULT_SIGMA,
@@ -55,8 +55,7 @@ class EncodePromptWithWords(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Any, text: str, words: str) -> io.NodeOutput:
         """See the class."""
-        found = words_of(clip, text, words)
-        return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text)), found)
+        return io.NodeOutput(*encoded(clip, text, words))
 
 
 def _threshold_input(name: str, whose: str) -> io.Float.Input:

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..semantics import Words
+from .hashing import hashed
 
 _Chunk = Sequence[Sequence[Any]]  # of a token, its weight, and what else ComfyUI says of it
+
+
+def encoded(clip: Any, prompt: str, words: str) -> tuple[Any, Words]:
+    """A prompt's conditioning, and words of it; see `words_of`."""
+    found = words_of(clip, prompt, words)
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    return conditioning, replace(found, encoded=_hash_of(conditioning))
+
+
+def stand_in(words: Words, conditioning: Any) -> bool:
+    """Whether words, if there are any, are of the prompt that a conditioning was encoded from."""
+    return not words.tokens or words.encoded == _hash_of(conditioning)
+
+
+def _hash_of(conditioning: Any) -> str:
+    return hashed([text for text, _ in conditioning])
 
 
 def words_of(clip: Any, prompt: str, words: str) -> Words:

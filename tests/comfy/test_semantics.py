@@ -54,6 +54,16 @@ def test_words_lie_where_cross_attention_says(studio: Studio) -> None:
     np.testing.assert_allclose(saved["kept"], saved["value"], atol=2e-3)
 
 
+def test_words_of_another_prompt_are_told(studio: Studio) -> None:
+    scene = studio.scene()
+    scene.graph.add("MotionCloneProbeRep", motion_rep=read_with_words(scene)[0])
+    assert "are of the prompt" not in studio.run(scene).log
+    scene = studio.scene()
+    other, _ = read_with_words(scene, conditioning=scene.negative)
+    scene.graph.add("MotionCloneProbeRep", motion_rep=other)
+    assert f"the words boat are of the prompt {REFERENCE!r}" in studio.run(scene).log
+
+
 @pytest.mark.parametrize("words", ["castle", pytest.param("", marks=pytest.mark.more)])
 def test_a_step_moves_by_the_literal_gradient_of_both_energies(studio: Studio, words: str) -> None:
     scene = studio.scene()
