@@ -178,8 +178,7 @@ def _of_weights(patcher: Any, network: nn.Module, name: str, foreign: Collection
     found = hashlib.sha256()
     for key, weight in _weights(network, name, foreign):
         weight = as_filed(patcher, key, weight)
-        plain = weight.dequantize() if "Quantized" in type(weight).__name__ else weight
-        add(found, [key, sampled(plain), patcher.patches.get(key)])
+        add(found, [key, sampled(weight), patcher.patches.get(key)])
     return found.hexdigest()
 
 

@@ -9,7 +9,7 @@ import dis
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def hashed(value: Any) -> str:
 
 def sampled(weight: Tensor) -> Tensor:
     """At most some hundred of a weight's elements, evenly spaced, flat."""
-    flat = weight.flatten()
+    flat = (weight.dequantize() if "Quantized" in type(weight).__name__ else weight).flatten()
     return flat[:: max(1, flat.numel() // _SAMPLES)]
 
 
@@ -75,8 +75,15 @@ def _held(function: FunctionType) -> dict[str, Any]:
     code = function.__code__
     rebound = {one.argval for one in dis.get_instructions(code) if one.opname == "STORE_DEREF"}
     cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    held = {name: cell.cell_contents for name, cell in cells if name not in rebound}
+    held = {name: _content(cell) for name, cell in cells if name not in rebound}
     return {name: value for name, value in held.items() if _is_setting(value)}
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing has been put into it
+        return None
 
 
 def _is_setting(value: Any) -> bool:

@@ -64,6 +64,15 @@ def test_the_same_settings_hash_alike_and_others_do_not(make: Any, one: Any, oth
     assert hashed(make(one)) == hashed(make(one)) != hashed(make(other))
 
 
+def test_a_variable_that_holds_nothing_yet_is_passed_over() -> None:
+    def patch() -> float:
+        return scale
+
+    if torch.is_inference_mode_enabled():
+        scale = 2.0
+    assert hashed(patch) == hashed(patch)
+
+
 def test_other_functions_hash_otherwise() -> None:
     assert hashed(merging(0.3)) != hashed(scaling({0: (0.3, 0.3)}))
 
