@@ -229,7 +229,7 @@ def changed(scene: Scene, what: str) -> Node:
     return scene.animated(scene.checkpoint, m_models=scene.applied(**applied))
 
 
-@pytest.mark.parametrize("what", ["token merging", "Per Block", pytest.param("keyframe", marks=pytest.mark.more)])
+@pytest.mark.parametrize("what", ["Per Block", *(pytest.param(what, marks=pytest.mark.more) for what in ("token merging", "keyframe"))])
 def test_what_other_nodes_put_into_a_model_makes_it_another(studio: Studio, what: str) -> None:
     scene = studio.scene()
     scene.save("plain", inverted(scene, inversion(scene, name="plain"), 999))

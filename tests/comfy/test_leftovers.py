@@ -145,7 +145,9 @@ def test_a_refused_extraction_is_collected_in_the_midst_of_a_later_run(studio: S
     assert np.array_equal(sampled_while_collecting(), expected)
 
 
-@pytest.mark.parametrize("guided", [False, True], ids=["extraction", "guided run"])
+@pytest.mark.parametrize(
+    "guided", [pytest.param(False, id="extraction"), pytest.param(True, id="guided run", marks=pytest.mark.more)]
+)
 def test_what_a_failed_run_of_others_has_left_is_collected_before(studio: Studio, guided: bool) -> None:
     """A clone by another pack that is collected in the midst of a run would take the modules out of the network."""
 
