@@ -229,7 +229,14 @@ def changed(scene: Scene, what: str) -> Node:
     return scene.animated(scene.checkpoint, m_models=scene.applied(**applied))
 
 
-@pytest.mark.parametrize("what", ["Per Block", *(pytest.param(what, marks=pytest.mark.more) for what in ("token merging", "keyframe"))])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "Per Block",
+        pytest.param("token merging", marks=pytest.mark.more),
+        pytest.param("keyframe", marks=pytest.mark.more),
+    ],
+)
 def test_what_other_nodes_put_into_a_model_makes_it_another(studio: Studio, what: str) -> None:
     scene = studio.scene()
     scene.save("plain", inverted(scene, inversion(scene, name="plain"), 999))
